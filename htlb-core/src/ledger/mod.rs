@@ -65,6 +65,7 @@ mod supply;
 mod tables;
 mod take;
 mod witness;
+mod words;
 
 pub use account::AccountId;
 pub use check::Violation;
@@ -76,7 +77,8 @@ pub use take::Put;
 use crate::error::Error;
 use crate::reach::Reach;
 use crate::step::Stop;
-use tables::{OfAccount, OfKind, Words, OPEN};
+use tables::{OfAccount, OfKind, OPEN};
+use words::Words;
 
 /// The promises, accounts and counts of one page size.
 ///
