@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
+//! The ledger against the model that tries every set of classes.
+
+use arbitrary::{Arbitrary, Unstructured};
+use htlb_tests::model::ledger::{run, Op};
+use proptest::prelude::*;
+
+/// As many bytes as the longest operation reads; shrinking one towards zero simplifies that operation alone.
+fn op() -> impl Strategy<Value = Op> {
+    any::<[u8; 16]>()
+        .prop_map(|bytes| Op::arbitrary(&mut Unstructured::new(&bytes)).expect("enough bytes"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_answer_is_that_of_the_model(ops in prop::collection::vec(op(), 0..120)) {
+        run(&ops);
+    }
+}
