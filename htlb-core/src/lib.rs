@@ -16,11 +16,12 @@ pub mod page_map;
 pub mod pool;
 pub mod reach;
 pub mod step;
+mod sync;
 pub mod units;
 
 pub use error::Error;
 pub use frame::{Condition, Frame};
 pub use lock::Exclusive;
 pub use reach::{AddressBits, Class, Level, NodeId, NodeMask, Reach};
-pub use step::{Stop, WaitFor, Wake};
+pub use step::{Stop, WaitFor, Waiting, Wake};
 pub use units::{ByteLen, ByteOffset, ByteRange, HugeSize, PageCount, PageIndex, Pfn};
