@@ -143,6 +143,8 @@ errors! {
     PinOverflow => "too many pins or seals", EOVERFLOW;
     /// The caller is filling the very page that it asks for.
     WouldDeadlock => "waiting would deadlock: the caller is filling that page", EDEADLK;
+    /// A frame of another size than the pages of the extent that it is put into.
+    FrameSizeMismatch => "the page is not of the size that this part of the buffer has", EINVAL;
     /// Slots were given for fewer or more pages than the extents have.
     SlotsMismatch => "the slots do not match the extents", EINVAL;
     /// Extents that are not in descending page size, not contiguous, or empty.

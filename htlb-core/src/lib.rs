@@ -31,6 +31,7 @@ pub mod reach;
 pub mod request;
 pub mod step;
 pub mod uapi;
+mod sync;
 pub mod units;
 
 pub use error::Error;
@@ -40,5 +41,5 @@ pub use lock::Exclusive;
 pub use policy::{Attempt, Placement, Rung, Sizes, Topology};
 pub use reach::{AddressBits, Class, Level, NodeId, NodeMask, Reach};
 pub use request::{Contiguity, Fallback, Fill, NodePolicy, PageChoice, Request, RequestBuilder};
-pub use step::{Stop, WaitFor, Wake};
+pub use step::{Stop, WaitFor, Waiting, Wake};
 pub use units::{ByteLen, ByteOffset, ByteRange, HugeSize, PageCount, PageIndex, Pfn};

@@ -60,3 +60,13 @@ impl Wake {
         self.0
     }
 }
+
+/// Whether to go to sleep: what the last look says, on the wait queue already, before a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Waiting {
+    /// Sleep: what is under way has been marked, and its end brings a [`Wake`].
+    Sleep,
+    /// Do not sleep but try again: nothing is under way.
+    Retry,
+}
