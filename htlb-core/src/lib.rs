@@ -17,29 +17,38 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod units;
 pub mod error;
-pub mod frame;
-pub mod gate;
+pub mod reach;
 pub mod gfp;
+pub mod request;
+pub mod policy;
+
 pub mod ledger;
-pub mod lock;
+pub mod pool;
+pub mod stock;
 pub mod magazine;
 pub mod page_map;
-pub mod policy;
-pub mod pool;
-pub mod reach;
-pub mod request;
+pub mod buffer;
+
 pub mod step;
+pub mod frame;
+pub mod lock;
+pub mod gate;
+pub mod host;
+pub mod driver;
 pub mod uapi;
 mod sync;
-pub mod units;
 
+pub use buffer::{Buffer, Part};
 pub use error::Error;
 pub use frame::{Condition, Frame};
 pub use gfp::{Gfp, Mobility};
+pub use host::{Blank, Host, Reclaim};
 pub use lock::Exclusive;
 pub use policy::{Attempt, Placement, Rung, Sizes, Topology};
 pub use reach::{AddressBits, Class, Level, NodeId, NodeMask, Reach};
 pub use request::{Contiguity, Fallback, Fill, NodePolicy, PageChoice, Request, RequestBuilder};
-pub use step::{Stop, WaitFor, Waiting, Wake};
+pub use step::{Stop, Table, WaitFor, Waiting, Wake};
+pub use stock::{Charge, Returned, Stock, Supply};
 pub use units::{ByteLen, ByteOffset, ByteRange, HugeSize, PageCount, PageIndex, Pfn};

@@ -125,6 +125,7 @@ pub struct Placement {
     local: NodeId,
     dma_mask: AddressBits,
     size: ByteLen,
+    page: PageChoice,
     /// How much is physically contiguous.
     pub contiguity: Contiguity,
     /// The physical alignment of each page or run, in bytes.
@@ -139,10 +140,27 @@ impl Placement {
         self.attempts.iter().flatten()
     }
 
+    /// The same, with this one rung.
+    #[must_use]
+    pub fn only(&self, rung: &Attempt) -> Self {
+        let mut one = *self;
+        one.attempts = [None; MAX_ATTEMPTS];
+        if let Some(first) = one.attempts.first_mut() {
+            *first = Some(*rung);
+        }
+        one
+    }
+
     /// The size that was asked for, in bytes.
     #[must_use]
     pub const fn size(&self) -> ByteLen {
         self.size
+    }
+
+    /// The page size that was asked for.
+    #[must_use]
+    pub const fn page(&self) -> PageChoice {
+        self.page
     }
 
     /// The device's mask, exactly as asked: the reach has it rounded down to a level.
@@ -281,6 +299,7 @@ pub fn resolve(request: &Request, topology: &Topology) -> Result<Placement, Erro
         local: topology.local,
         dma_mask: request.dma_mask(),
         size: request.size(),
+        page: request.page(),
         contiguity: request.contiguity(),
         alignment: request.alignment(),
         fill: request.fill(),

@@ -131,7 +131,7 @@ impl Pair {
                 let before = self.naive.pages.insert(page, (class, State::Free(at)));
                 assert_eq!(before, None);
             }
-            Err((frame, Stop::Metadata { words })) => {
+            Err((frame, Stop::Metadata { words, .. })) => {
                 assert!(!self.naive.pages.contains_key(&page));
                 self.compare_counts();
                 let old = self.pool.adopt(memory(words));

@@ -151,6 +151,7 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Ledger<M> {
     fn need(&self) -> Stop {
         match self.words.tables().grown() {
             Some(larger) => Stop::Metadata {
+                table: crate::step::Table::Ledger,
                 words: larger.words(),
             },
             None => Stop::Fail(Error::OutOfMetadata),

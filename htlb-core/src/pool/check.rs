@@ -76,10 +76,10 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Pool<M> {
             self.shelves_in_use().count(),
             self.tables.layout.shelves,
         );
-        for (stock, in_use, limit) in [chunks, shelves] {
-            holds(stock.begun() <= limit, Violation::RecordLost)?;
+        for (records, in_use, limit) in [chunks, shelves] {
+            holds(records.begun() <= limit, Violation::RecordLost)?;
             holds(
-                u32::try_from(in_use) == Ok(stock.used()),
+                u32::try_from(in_use) == Ok(records.used()),
                 Violation::RecordLost,
             )?;
         }
@@ -99,17 +99,17 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Pool<M> {
     /// Whether the recycled list has every record that is not in use, once.
     fn recycled(
         &self,
-        stock: &super::Stock,
+        records: &super::Records,
         after: impl Fn(&u32) -> Option<u32>,
         unused: impl Fn(&u32) -> bool,
     ) -> bool {
-        let expected = stock.begun().wrapping_sub(stock.used());
-        let first = (stock.recycled() != NONE).then_some(stock.recycled());
+        let expected = records.begun().wrapping_sub(records.used());
+        let first = (records.recycled() != NONE).then_some(records.recycled());
         let mut length = 0u32;
         for record in
             core::iter::successors(first, |record| after(record).filter(|next| *next != NONE))
         {
-            if length >= expected || record >= stock.begun() || !unused(&record) {
+            if length >= expected || record >= records.begun() || !unused(&record) {
                 return false;
             }
             length = length.wrapping_add(1);

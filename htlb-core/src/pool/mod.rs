@@ -39,7 +39,7 @@ mod place;
 mod run;
 mod search;
 mod shelf;
-mod stock;
+mod records;
 mod tables;
 
 pub use check::Violation;
@@ -48,7 +48,7 @@ pub use run::{FoundRun, Run};
 use chunk::{bit, Bin, Planes, NONE};
 use layout::Layout;
 use place::Place;
-use stock::Stock;
+use records::Records;
 use tables::Tables;
 
 use crate::error::Error;
@@ -92,8 +92,8 @@ pub struct Counts {
 pub struct Pool<M> {
     size: HugeSize,
     tables: Tables<M>,
-    chunks: Stock,
-    shelves: Stock,
+    chunks: Records,
+    shelves: Records,
 }
 
 impl<M: AsRef<[u64]> + AsMut<[u64]>> Pool<M> {
@@ -114,8 +114,8 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Pool<M> {
         Ok(Self {
             size,
             tables: Tables::new(memory, layout),
-            chunks: Stock::EMPTY,
-            shelves: Stock::EMPTY,
+            chunks: Records::EMPTY,
+            shelves: Records::EMPTY,
         })
     }
 

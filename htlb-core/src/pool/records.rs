@@ -15,13 +15,13 @@ use crate::step::Stop;
 /// Records are begun in ascending order, so a larger table needs no preparation, and one that is given back is
 /// used first.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stock {
+pub(super) struct Records {
     begun: u32,
     used: u32,
     recycled: u32,
 }
 
-impl Stock {
+impl Records {
     /// No record was ever used.
     pub(super) const EMPTY: Self = Self {
         begun: 0,
@@ -78,6 +78,7 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Pool<M> {
             Layout::new(wanted.max(have.saturating_mul(2))).or_else(|| Layout::new(wanted));
         Err(
             layout.map_or(Error::OutOfMetadata.into(), |layout| Stop::Metadata {
+                table: crate::step::Table::Pool,
                 words: layout.words(),
             }),
         )
