@@ -2,7 +2,7 @@
 //! Commands that write to a log, end in time, and never outlive an interrupted run.
 
 use rustix::process::{kill_process_group, Pid, Signal};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -84,12 +84,22 @@ impl Log {
 
     /// Runs a command to its end, for at most `limit`.
     pub(crate) fn run(&mut self, command: &mut Command, limit: Duration) -> io::Result<Ended> {
+        let stdout = self.file.try_clone()?;
+        self.run_to(stdout, command, limit)
+    }
+
+    fn run_to(
+        &mut self,
+        stdout: File,
+        command: &mut Command,
+        limit: Duration,
+    ) -> io::Result<Ended> {
         self.note(&line_of(command))?;
         let start = self.file.seek(SeekFrom::End(0))?;
         let began = Instant::now();
         let child = command
             .stdin(Stdio::null())
-            .stdout(self.file.try_clone()?)
+            .stdout(stdout)
             .stderr(self.file.try_clone()?)
             .process_group(0)
             .spawn()
@@ -111,6 +121,23 @@ impl Log {
         let ended = self.run(command, limit)?;
         if ended.verdict.success() {
             Ok(ended.output)
+        } else {
+            let line = line_of(command);
+            Err(io::Error::other(format!("{line}: {}", ended.verdict)))
+        }
+    }
+
+    /// Runs a command that must succeed and that writes for programs on its standard output; that output, which
+    /// is kept beside the log, not in it.
+    pub(crate) fn messages(
+        &mut self,
+        command: &mut Command,
+        limit: Duration,
+    ) -> io::Result<String> {
+        let path = self.path.with_extension("json");
+        let ended = self.run_to(File::create(&path)?, command, limit)?;
+        if ended.verdict.success() {
+            fs::read_to_string(path)
         } else {
             let line = line_of(command);
             Err(io::Error::other(format!("{line}: {}", ended.verdict)))

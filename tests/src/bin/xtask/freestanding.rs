@@ -32,7 +32,7 @@ pub(crate) fn run(context: &mut Context) -> io::Result<Report> {
         .args(["--config", "profile.release.overflow-checks=true"])
         .args(["--message-format=json-render-diagnostics", "--target-dir"])
         .arg(&target);
-    let messages = context.log.must(&mut cargo, BUILD_LIMIT)?;
+    let messages = context.log.messages(&mut cargo, BUILD_LIMIT)?;
 
     let program = target.join("freestanding");
     let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));

@@ -162,7 +162,7 @@ impl Sandbox {
         }
         lines.push("cd \"$PWD\"".to_owned());
         lines.push("exec \"$@\"".to_owned());
-        lines.join("\n")
+        lines.join("; ")
     }
 }
 

@@ -45,7 +45,7 @@ pub(crate) struct Programs {
 impl Programs {
     /// Builds every test of the workspace.
     pub(crate) fn build(workspace: &Workspace, log: &mut Log) -> io::Result<Self> {
-        let output = log.must(
+        let output = log.messages(
             workspace.cargo().args([
                 "test",
                 "--workspace",

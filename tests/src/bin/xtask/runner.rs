@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,7 +65,7 @@ pub(crate) struct Context {
     pub(crate) options: Options,
     pub(crate) log: Log,
     /// The test programs, once a step has built them.
-    pub(crate) programs: Option<Programs>,
+    pub(crate) programs: Option<Rc<Programs>>,
 }
 
 /// What a step found.

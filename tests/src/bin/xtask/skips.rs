@@ -3,6 +3,9 @@
 
 use htlb_tests::skip::UNPROVIDABLE;
 use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
 
 /// A test, or a whole step, that could not run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +25,17 @@ impl Skip {
         }
     }
 
-    /// The skips of one test program from its skip log, each test once.
-    pub(crate) fn of_log(program: &str, log: &str) -> Vec<Self> {
+    /// The skips of one test program from its skip log, which is not there if there were none.
+    pub(crate) fn of_log(program: &str, log: &Path) -> io::Result<Vec<Self>> {
+        match fs::read_to_string(log) {
+            Ok(text) => Ok(Self::of_lines(program, &text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Each test once.
+    fn of_lines(program: &str, log: &str) -> Vec<Self> {
         let mut skips: Vec<Self> = Vec::new();
         for (name, why) in log.lines().filter_map(|line| line.split_once('\t')) {
             if !skips.iter().any(|skip| skip.name == name) {
@@ -67,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_test_that_skips_twice_is_skipped_once() {
-        let skips = Skip::of_log("p", "a\tno pages\na\tstill none\nb\tno root\n");
+        let skips = Skip::of_lines("p", "a\tno pages\na\tstill none\nb\tno root\n");
         let names: Vec<_> = skips.iter().map(|skip| skip.name.as_str()).collect();
         assert_eq!(names, ["a", "b"]);
         assert_eq!(skips[0].why, "no pages");

@@ -9,10 +9,11 @@ use crate::runner::{Context, Report};
 use crate::skips::Skip;
 use crate::steps::{Step, BUILD_LIMIT};
 use htlb_core::{HugeSize, PageCount};
-use htlb_tests::host::{Counter, HugePools, PoolLease};
+use htlb_tests::host::{Counter, HugePools, Place, PoolLease};
 use htlb_tests::skip::SKIP_LOG;
 use std::fs;
 use std::io;
+use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
@@ -27,70 +28,77 @@ pub(crate) fn run(context: &mut Context, step: Step, mode: Mode) -> io::Result<R
     if let Some(why) = mode.obstacle(&sandbox) {
         return Ok(Report::skipped(step.name(), &why));
     }
-    let programs = match context.programs.take() {
-        Some(programs) => programs,
-        None => Programs::build(&context.workspace, &mut context.log)?,
+    let suite = Suite {
+        mode,
+        sandbox,
+        programs: programs(context)?,
     };
-    context.programs = Some(programs.clone());
     if mode == Mode::AsFound {
-        return run_all(context, step, mode, &sandbox, &programs);
+        return suite.run(context, step);
     }
     // ORDER: the lease outlives the tests, and gives the pools back whatever happens to them.
     let lease = PoolLease::take()?;
     size_pools(&lease, mode, &mut context.log)?;
     let before = lease.pools().picture()?;
-    context.log.note(&format!("pools: {}", before.trim_end()))?;
-    let mut report = run_all(context, step, mode, &sandbox, &programs)?;
-    report.check("pools", left_as_found(lease.pools(), &before))?;
+    for line in before.lines() {
+        context.log.note(line)?;
+    }
+    let mut report = suite.run(context, step)?;
+    report.check("the pools", left_as_found(lease.pools(), &before))?;
     Ok(report)
 }
 
-fn run_all(
-    context: &mut Context,
-    step: Step,
+/// The test programs, built by the first step that needs them.
+fn programs(context: &mut Context) -> io::Result<Rc<Programs>> {
+    if let Some(built) = &context.programs {
+        return Ok(Rc::clone(built));
+    }
+    let built = Rc::new(Programs::build(&context.workspace, &mut context.log)?);
+    context.programs = Some(Rc::clone(&built));
+    Ok(built)
+}
+
+/// The test programs in one mode.
+struct Suite {
     mode: Mode,
-    sandbox: &Sandbox,
-    programs: &Programs,
-) -> io::Result<Report> {
-    let mut report = Report::default();
-    for program in &programs.tests {
-        if step == Step::Tests || program.depends_on_the_machine() {
-            run_one(context, mode, sandbox, programs, program, &mut report)?;
+    sandbox: Sandbox,
+    programs: Rc<Programs>,
+}
+
+impl Suite {
+    fn run(&self, context: &mut Context, step: Step) -> io::Result<Report> {
+        let mut report = Report::default();
+        for program in &self.programs.tests {
+            if step == Step::Tests || program.depends_on_the_machine() {
+                self.run_one(&mut context.log, program, &mut report)?;
+            }
         }
+        Ok(report)
     }
-    Ok(report)
-}
 
-fn run_one(
-    context: &mut Context,
-    mode: Mode,
-    sandbox: &Sandbox,
-    programs: &Programs,
-    program: &TestProgram,
-    report: &mut Report,
-) -> io::Result<()> {
-    let skip_log = sandbox.skip_log(&program.name);
-    let mut command = sandbox.command(mode, &program.executable);
-    command
-        .current_dir(&program.folder)
-        .env("CARGO_MANIFEST_DIR", &program.folder)
-        .env(SKIP_LOG, &skip_log);
-    for (name, path) in &programs.binaries {
-        command.env(format!("CARGO_BIN_EXE_{name}"), path);
+    fn run_one(&self, log: &mut Log, program: &TestProgram, report: &mut Report) -> io::Result<()> {
+        let skip_log = self.sandbox.skip_log(&program.name);
+        let mut command = self.sandbox.command(self.mode, &program.executable);
+        command
+            .current_dir(&program.folder)
+            .env("CARGO_MANIFEST_DIR", &program.folder)
+            .env(SKIP_LOG, &skip_log);
+        for (name, path) in &self.programs.binaries {
+            command.env(format!("CARGO_BIN_EXE_{name}"), path);
+        }
+        let ended = log.run(&mut command, TEST_LIMIT)?;
+        let mut skips = Skip::of_log(&program.name, &skip_log)?;
+        let counts = judge(&ended.output, ended.verdict).with_skips(skips.len() as u64);
+        if counts.failed > 0 {
+            let remark = format!("{}: {counts}; {}", program.name, ended.verdict);
+            report.remarks.push(remark);
+        }
+        skips.extend(ignored(&ended.output).map(|(name, why)| Skip::new(&program.name, name, why)));
+        report.counts += counts;
+        report.skips.append(&mut skips);
+        report.ran.push(program.name.clone());
+        Ok(())
     }
-    let ended = context.log.run(&mut command, TEST_LIMIT)?;
-    let skip_log = fs::read_to_string(skip_log).unwrap_or_default();
-    let mut skips = Skip::of_log(&program.name, &skip_log);
-    let counts = judge(&ended.output, ended.verdict).with_skips(skips.len() as u64);
-    if counts.failed > 0 {
-        let remark = format!("{}: {counts}; {}", program.name, ended.verdict);
-        report.remarks.push(remark);
-    }
-    skips.extend(ignored(&ended.output).map(|(name, why)| Skip::new(&program.name, name, why)));
-    report.counts += counts;
-    report.skips.append(&mut skips);
-    report.ran.push(program.name.clone());
-    Ok(())
 }
 
 /// What a program's output and exit status say together: one that dies without a failed test has failed, one
@@ -119,10 +127,7 @@ pub(crate) fn doctests(context: &mut Context) -> io::Result<Report> {
         .args(["test", "--workspace", "--doc", "--no-fail-fast"])
         .env(SKIP_LOG, &skip_log);
     let ended = context.log.run(&mut cargo, BUILD_LIMIT)?;
-    let mut skips = Skip::of_log(
-        "doctests",
-        &fs::read_to_string(&skip_log).unwrap_or_default(),
-    );
+    let mut skips = Skip::of_log("doctests", &skip_log)?;
     let counts = judge(&ended.output, ended.verdict).with_skips(skips.len() as u64);
     skips.extend(ignored(&ended.output).map(|(name, why)| Skip::new("doctests", name, why)));
     Ok(Report {
@@ -147,10 +152,9 @@ fn size_pools(lease: &PoolLease, mode: Mode, log: &mut Log) -> io::Result<()> {
                 got.raw()
             )));
         }
-        let surplus_allowed =
-            lease
-                .pools()
-                .read(htlb_tests::host::Place::Machine, size, Counter::Overcommit)?;
+        let surplus_allowed = lease
+            .pools()
+            .read(Place::Machine, size, Counter::Overcommit)?;
         if !surplus_allowed.is_zero() {
             lease.set_overcommit(size, PageCount::ZERO)?;
         }
