@@ -2,3 +2,5 @@
 //! What the tests of every back end share.
 
 pub mod model;
+pub mod host;
+pub mod skip;
