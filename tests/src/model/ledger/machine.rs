@@ -292,11 +292,16 @@ impl Machine {
             None => {
                 let market = self.world.market_with(account, reach, n);
                 let most = market.free.iter().sum::<u64>().min(n);
-                // What is granted of fewer pages is granted of all smaller numbers too.
-                let (mut granted, mut refused) = (0, most.saturating_add(1));
+                let clears = |pages| market.with_demand(reach, pages).clears();
+                // All that is free, or a number below it: what is granted is granted of any fewer too.
+                let (mut granted, mut refused) = if clears(most) {
+                    (most, most)
+                } else {
+                    (0, most)
+                };
                 while refused - granted > 1 {
                     let middle = granted + (refused - granted) / 2;
-                    if market.with_demand(reach, middle).clears() {
+                    if clears(middle) {
                         granted = middle;
                     } else {
                         refused = middle;
