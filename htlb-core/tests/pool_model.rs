@@ -5,12 +5,15 @@
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
     clippy::cast_possible_truncation
 )]
 
 mod pool_naive;
+
+use std::collections::BTreeMap;
 
 use htlb_core::pool::Pool;
 use htlb_core::{Class, Condition, Error, Frame, HugeSize, PageCount, Pfn, Stop};
@@ -90,6 +93,30 @@ fn condition(clean: bool) -> Condition {
     }
 }
 
+/// Free pages of a chunk: all, and those in `condition`.
+fn chunk(naive: &Naive, class: Class, page: u64, condition: Condition) -> (u64, u64) {
+    let start = page & !(CHUNK - 1);
+    naive
+        .pages
+        .range(start..start + CHUNK)
+        .filter(|(_, (of, _))| *of == class)
+        .fold((0, 0), |(all, like), (_, (_, state))| match state {
+            State::Taken => (all, like),
+            State::Free(at) => (all + 1, like + u64::from(*at == condition)),
+        })
+}
+
+/// The chunks of a class that have free pages, as (free, free in `condition`).
+fn chunks(naive: &Naive, class: Class, condition: Condition) -> BTreeMap<u64, (u64, u64)> {
+    let mut starts: Vec<u64> = naive.pages.keys().map(|page| page & !(CHUNK - 1)).collect();
+    starts.dedup();
+    starts
+        .into_iter()
+        .map(|start| (start, chunk(naive, class, start, condition)))
+        .filter(|(_, (free, _))| *free > 0)
+        .collect()
+}
+
 struct Pair {
     size: HugeSize,
     pool: Pool<Vec<u64>>,
@@ -125,7 +152,7 @@ impl Pair {
         let frame = Frame::new(self.pfn(page), self.size).unwrap();
         let room = self.pool.room_for([(frame.pfn(), class)]);
         let added = self.pool.add(frame, class, at);
-        assert_eq!(room, added.as_ref().map(|()| ()).map_err(|(_, stop)| *stop));
+        assert_eq!(room, added.as_ref().copied().map_err(|(_, stop)| *stop));
         match added {
             Ok(()) => {
                 let before = self.naive.pages.insert(page, (class, State::Free(at)));
@@ -148,7 +175,7 @@ impl Pair {
     }
 
     fn take(&mut self, class: Class, prefer: Condition) {
-        let chunks = self.naive.chunks(class, prefer);
+        let chunks = chunks(&self.naive, class, prefer);
         let Some((frame, at)) = self.pool.take(class, prefer) else {
             assert!(chunks.is_empty());
             return;
@@ -248,7 +275,7 @@ impl Pair {
 
     fn chunk(&mut self, class: Class) {
         let whole: Vec<u64> = {
-            let chunks = self.naive.chunks(class, Condition::Clean).into_iter();
+            let chunks = chunks(&self.naive, class, Condition::Clean).into_iter();
             chunks
                 .filter(|(_, (free, _))| *free == CHUNK)
                 .map(|(start, _)| start)
@@ -267,7 +294,7 @@ impl Pair {
             Some(run) => {
                 let start = run.first().raw() >> order;
                 assert!(whole.contains(&start) && run.pages().raw() == CHUNK);
-                let (_, clean) = self.naive.chunks(class, Condition::Clean)[&start];
+                let (_, clean) = chunks(&self.naive, class, Condition::Clean)[&start];
                 assert_eq!(run.condition(), condition(clean == CHUNK));
                 self.hold(start, run);
             }

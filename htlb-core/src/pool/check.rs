@@ -195,3 +195,74 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Pool<M> {
         holds(free.count() == listed, Violation::ListMisplaced)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::arithmetic_side_effects)]
+
+    use std::vec;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::frame::{Condition, Frame};
+    use crate::reach::Class;
+    use crate::units::{HugeSize, Pfn};
+
+    /// Six chunks of two classes, all of them on lists, of every kind but a wholly free one.
+    fn pool() -> Pool<Vec<u64>> {
+        let memory = vec![0; Pool::<Vec<u64>>::words(6)];
+        let mut pool = Pool::new(HugeSize::BASE, memory).unwrap();
+        for (region, index) in (0..6u64).zip([0, 700].into_iter().cycle()) {
+            let class = Class::from_index(index).unwrap();
+            for page in 0..5 {
+                let frame = Frame::new(Pfn::new(region * 512 + page), HugeSize::BASE).unwrap();
+                let condition = match (region, page) {
+                    (0 | 3, _) | (1, 1..=3) => Condition::Clean,
+                    _ => Condition::Dirty,
+                };
+                pool.add(frame, class, condition).unwrap();
+            }
+            assert!(pool.take(class, Condition::Dirty).is_some());
+        }
+        pool
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found() {
+        let mut pool = pool();
+        assert_eq!(pool.check(), Ok(()));
+        assert_eq!((pool.chunks.used(), pool.shelves.used()), (6, 2));
+        let layout = pool.tables.layout;
+        let unused_shelves = layout.shelf(2)..layout.planes(0, 0);
+        for at in (0..layout.words()).filter(|at| !unused_shelves.contains(at)) {
+            // The last word of a shelf is the scratch space of the search for runs.
+            if at < layout.shelf(2) && at % 8 == 7 {
+                continue;
+            }
+            for bit in 0..64 {
+                let word = pool.tables.load(at);
+                pool.tables.store(at, word ^ (1 << bit));
+                assert!(pool.check().is_err(), "bit {bit} of word {at}");
+                pool.tables.store(at, word);
+            }
+        }
+        assert_eq!(pool.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_recycled_record_that_leads_to_one_in_use_is_found() {
+        let mut pool = pool();
+        let pages: Vec<Pfn> = (0..5).map(|page| Pfn::new(5 * 512 + page)).collect();
+        let class = pool.knows(pages.first().copied().unwrap()).unwrap();
+        while pool.take(class, Condition::Dirty).is_some() {}
+        for pfn in pages {
+            let frame = Frame::new(pfn, HugeSize::BASE).unwrap();
+            assert_eq!(pool.remove(&frame), Ok(class));
+        }
+        assert_eq!((pool.check(), pool.chunks.recycled()), (Ok(()), 5));
+        let mut header = pool.tables.header(5);
+        header.next = 2;
+        pool.tables.set_header(5, header);
+        assert_eq!(pool.check(), Err(Violation::RecordLost));
+    }
+}

@@ -43,29 +43,6 @@ impl Naive {
         }
     }
 
-    /// Free pages of a chunk: all, and those in `condition`.
-    fn chunk(&self, class: Class, page: u64, condition: Condition) -> (u64, u64) {
-        let start = page & !(CHUNK - 1);
-        self.pages
-            .range(start..start + CHUNK)
-            .filter(|(_, (of, _))| *of == class)
-            .fold((0, 0), |(all, like), (_, (_, state))| match state {
-                State::Taken => (all, like),
-                State::Free(at) => (all + 1, like + u64::from(*at == condition)),
-            })
-    }
-
-    /// The chunks of a class that have free pages, as (free, free in `condition`).
-    pub(crate) fn chunks(&self, class: Class, condition: Condition) -> BTreeMap<u64, (u64, u64)> {
-        let mut starts: Vec<u64> = self.pages.keys().map(|page| page & !(CHUNK - 1)).collect();
-        starts.dedup();
-        starts
-            .into_iter()
-            .map(|start| (start, self.chunk(class, start, condition)))
-            .filter(|(_, (free, _))| *free > 0)
-            .collect()
-    }
-
     /// Whether `count` pages from `start` are free and of accepted classes.
     pub(crate) fn is_run(&self, start: u64, count: u64, accept: &dyn Fn(Class) -> bool) -> bool {
         let free = self
