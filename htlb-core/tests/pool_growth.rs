@@ -90,7 +90,13 @@ fn a_refused_table_changes_nothing_and_asks_again() {
             .unwrap_err();
         assert_eq!(back, frame(512));
         let words = Pool::<Vec<u64>>::words(2);
-        assert_eq!(stop, Stop::Metadata { words });
+        assert_eq!(
+            stop,
+            Stop::Metadata {
+                table: htlb_core::Table::Pool,
+                words
+            }
+        );
         assert_eq!((pool.total(), pool.knows(back.pfn())), (before, None));
         assert_eq!(pool.check(), Ok(()));
     }
@@ -114,7 +120,7 @@ fn room_for_a_demoted_page_is_room_for_all_its_parts() {
             Ok(()) => assert!(chunks >= 4),
             Err(stop) => {
                 assert!(chunks < 4);
-                let Stop::Metadata { words } = stop else {
+                let Stop::Metadata { words, .. } = stop else {
                     panic!("{stop:?}")
                 };
                 drop(pool.adopt(vec![0; words]));
@@ -156,7 +162,7 @@ fn one_region_can_hold_a_page_of_every_class() {
     for index in 0..Class::COUNT {
         let mut next = frame(index as u64);
         let at = Class::from_index(index).unwrap();
-        while let Err((back, Stop::Metadata { words })) = pool.add(next, at, Condition::Clean) {
+        while let Err((back, Stop::Metadata { words, .. })) = pool.add(next, at, Condition::Clean) {
             drop(pool.adopt(vec![u64::MAX; words]));
             next = back;
             assert_eq!(pool.room_for([(next.pfn(), at)]), Ok(()));
