@@ -33,6 +33,9 @@
 use std::fmt;
 use std::io;
 
+mod address_space;
+mod backing;
+
 pub mod clear;
 pub mod lease;
 pub mod memfd;

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use htlb_core::{ByteLen, ByteOffset, ByteRange, Error, HugeSize, NodeId};
+use htlb_user::sys::clear::Caches;
 use htlb_user::sys::memfd::{Kind, Memfd};
 use htlb_user::sys::numa::{self, Existing, Place, Policy};
 use htlb_user::sys::pagemap::{self, HugeSource};
@@ -121,7 +122,7 @@ fn lease_copies_check_their_bounds() {
         assert!(lease.copy_to(ByteOffset::new(offset), &mut out).is_err());
         assert!(lease.copy_from(ByteOffset::new(offset), &out).is_err());
     }
-    lease.zero();
+    lease.zero(Caches::Bypass);
     assert!(lease.bytes().unwrap().iter().all(|b| *b == 0));
     assert!(lease.split_off(ByteLen::new(100)).is_err());
     assert!(lease.split_off(ByteLen::new(8192)).is_err());
@@ -380,7 +381,9 @@ fn a_child_neither_sees_nor_unmaps_an_excluded_window() {
         // SAFETY: msync only asks whether the page is mapped; the inherited byte is shared and mapped in the child.
         unsafe {
             let gone = libc::msync(hidden as *mut _, 4096, libc::MS_ASYNC) == -1;
-            let foreign = !window.is_mine();
+            let foreign = !window.is_mine()
+                && window.map(window.whole()) == Err(WindowError::Mapping)
+                && window.discard(window.whole()) == Err(WindowError::Mapping);
             drop(window);
             // Drop in a child unmaps nothing: the shared byte is still there afterwards.
             drop(lease);
@@ -395,4 +398,41 @@ fn a_child_neither_sees_nor_unmaps_an_excluded_window() {
     assert_eq!(status, 0);
     assert_eq!(lease.bytes().unwrap()[0], 7);
     assert_eq!(window.lease(window.whole()).unwrap().bytes().unwrap()[0], 5);
+}
+
+#[test]
+fn threads_that_map_lease_and_discard_never_share_a_page() {
+    let window = shmem(8);
+    std::thread::scope(|scope| {
+        for seed in 1..=4_u64 {
+            let window = &window;
+            scope.spawn(move || {
+                let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                let (mut leased, mut refused) = (0, 0);
+                for _ in 0..4000 {
+                    state ^= state << 13;
+                    state ^= state >> 7;
+                    state ^= state << 17;
+                    let first = state % 7;
+                    let part = range(first * 4096, (1 + state / 7 % 2) * 4096);
+                    match state / 64 % 8 {
+                        0 => drop(window.map(part)),
+                        1 => drop(window.unmap(part)),
+                        2 => drop(window.discard(part)),
+                        _ => match window.lease(part) {
+                            Ok(mut lease) => {
+                                leased += 1;
+                                let bytes = lease.bytes_mut().unwrap();
+                                bytes.fill(seed as u8);
+                                std::thread::yield_now();
+                                assert!(bytes.iter().all(|byte| *byte == seed as u8));
+                            }
+                            Err(_) => refused += 1,
+                        },
+                    }
+                }
+                assert!(leased > 0 && refused > 0);
+            });
+        }
+    });
 }

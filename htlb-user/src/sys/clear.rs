@@ -1,21 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! Fast zeroing.
 
-/// From this length on, stores go past the caches: a huge page would evict everything else and is not read back soon.
-const STREAM_FROM: usize = 256 << 10;
+/// What zeroing does to the processor's caches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caches {
+    /// Through them: best for a page that was just used, or is about to be.
+    Use,
+    /// Past them: best for many pages that nobody has touched lately; they would evict everything else.
+    Bypass,
+}
 
-/// Sets every byte to zero, past the caches for large slices where the processor can.
+/// Sets every byte to zero.
 ///
 /// ```
+/// use htlb_user::sys::clear::{clear, Caches};
 /// let mut page = vec![7_u8; 1 << 20];
-/// htlb_user::sys::clear::clear(&mut page);
+/// clear(&mut page, Caches::Bypass);
 /// assert!(page.iter().all(|byte| *byte == 0));
 /// ```
-pub fn clear(bytes: &mut [u8]) {
-    if bytes.len() < STREAM_FROM {
-        bytes.fill(0);
-    } else {
-        stream(bytes);
+pub fn clear(bytes: &mut [u8], caches: Caches) {
+    match caches {
+        Caches::Use => bytes.fill(0),
+        Caches::Bypass => stream(bytes),
     }
 }
 
@@ -52,17 +58,14 @@ mod tests {
 
     #[test]
     fn every_byte_and_no_other() {
-        for (start, len) in [
-            (0, STREAM_FROM),
-            (1, STREAM_FROM + 3),
-            (15, STREAM_FROM + 65),
-            (3, 100),
-        ] {
-            let mut bytes = vec![0xAA_u8; STREAM_FROM + 128];
-            clear(&mut bytes[start..start + len]);
-            assert!(bytes[..start].iter().all(|b| *b == 0xAA));
-            assert!(bytes[start..start + len].iter().all(|b| *b == 0));
-            assert!(bytes[start + len..].iter().all(|b| *b == 0xAA));
+        for caches in [Caches::Use, Caches::Bypass] {
+            for (start, len) in [(0, 4096), (1, 4099), (15, 4161), (3, 7), (5, 0)] {
+                let mut bytes = vec![0xAA_u8; 8192];
+                clear(&mut bytes[start..start + len], caches);
+                assert!(bytes[..start].iter().all(|b| *b == 0xAA));
+                assert!(bytes[start..start + len].iter().all(|b| *b == 0));
+                assert!(bytes[start + len..].iter().all(|b| *b == 0xAA));
+            }
         }
     }
 }

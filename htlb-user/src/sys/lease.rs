@@ -13,8 +13,9 @@ use std::sync::Arc;
 
 use htlb_core::{ByteLen, ByteOffset, ByteRange, Error};
 
+use super::clear::{self, Caches};
 use super::window::{Peers, Window, WindowError};
-use super::{check, clear, Failure};
+use super::{check, Failure};
 
 /// The exclusive right to a part of a [`Window`], which it keeps alive.
 ///
@@ -108,10 +109,10 @@ impl Lease {
     }
 
     /// Sets every byte to zero; see [`clear::clear`].
-    pub fn zero(&mut self) {
+    pub fn zero(&mut self, caches: Caches) {
         // SAFETY: as for `bytes_mut`. Where a peer races, the bytes are the peer's afterwards; no reference to them outlives this call.
         let bytes = unsafe { std::slice::from_raw_parts_mut(self.as_ptr().as_ptr(), self.len) };
-        clear::clear(bytes);
+        clear::clear(bytes, caches);
     }
 
     /// Reads the first byte of every page of the window's size, so that it is in the page tables.

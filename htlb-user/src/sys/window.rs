@@ -10,7 +10,7 @@
 //! - A bit in `taken` is set for every granule that is leased or not mapped.
 //! - A granule's mapping changes only under the lock on `places` and with its bit taken.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,71 +18,13 @@ use std::{fmt, ptr};
 
 use htlb_core::{ByteLen, ByteOffset, ByteRange, Error, HugeSize};
 
+use super::address_space::{pointer, reserve_aligned, reserve_at, Probe};
 use super::lease::{self, Lease};
-use super::memfd::{self, Memfd};
+use super::memfd;
 use super::path::FileSystem;
 use super::{base_page_bytes, check, Failure};
 
-/// What the kernel maps into a window.
-#[derive(Debug)]
-pub enum Backing {
-    /// Private anonymous memory: transparent huge pages or base pages.
-    Private,
-    /// Anonymous memory that a forked child shares.
-    SharedAnonymous,
-    /// A memory file that this window alone maps.
-    Sole(Memfd),
-    /// A file that other processes may have too.
-    Shared(OwnedFd, Peers),
-}
-
-/// Whether the other processes that have a file keep to the rules.
-///
-/// Rust cannot see them, so this is a statement, not a proof.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peers {
-    /// Nobody writes where this process holds a slice, and this process maps the file in no other window.
-    Trusted,
-    /// Anybody may write at any time: the window gives no slices, only copies.
-    Untrusted,
-}
-
-/// What a forked child gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fork {
-    /// What the kernel does by itself.
-    Inherit,
-    /// Nothing: no address space, no pages, no reservation.
-    #[doc(alias = "MADV_DONTFORK")]
-    Exclude,
-}
-
-/// What can be told to the kernel about a part of a window; none of it changes a byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Advice {
-    /// Use transparent huge pages here.
-    HugePage,
-    /// Do not.
-    NoHugePage,
-    /// Make transparent huge pages of what is here, now (Linux 6.1).
-    Collapse,
-    /// A child does not get it.
-    DontFork,
-    /// A core dump does not get it.
-    DontDump,
-}
-
-impl Advice {
-    const fn raw(self) -> libc::c_int {
-        match self {
-            Self::HugePage => libc::MADV_HUGEPAGE,
-            Self::NoHugePage => libc::MADV_NOHUGEPAGE,
-            Self::Collapse => 25,
-            Self::DontFork => libc::MADV_DONTFORK,
-            Self::DontDump => libc::MADV_DONTDUMP,
-        }
-    }
-}
+pub use super::backing::{Advice, Backing, Fork, Peers};
 
 /// Why a window said no. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +33,7 @@ pub enum WindowError {
     Range(Error),
     /// A lease on a part of it is alive.
     Leased,
-    /// A part of it is not mapped, or, for [`Window::map`], is mapped already.
+    /// A part of it is not mapped, or, for [`Window::map`], is mapped already; or a child calls that has no part in the window.
     Mapping,
     /// The kernel refused.
     Kernel(Failure),
@@ -194,7 +136,7 @@ impl Window {
         if size < base_page_bytes() {
             return Err(Error::PageSizeInvalid.into());
         }
-        if let Some(file) = descriptor(&backing) {
+        if let Some(file) = backing.descriptor() {
             let system = FileSystem::of(file)?;
             if system.is_hugetlbfs() && system.block > granule.bytes() {
                 return Err(Error::PageSizeInvalid.into());
@@ -299,6 +241,7 @@ impl Window {
     /// [`WindowError::Mapping`] where a part is mapped already; `ENOMEM` where hugetlb has too few unreserved pages.
     pub fn map(&self, range: ByteRange) -> Result<(), WindowError> {
         let (start, len) = self.granules(range)?;
+        self.check_maker()?;
         let mut places = self.places();
         let part = self.part(&mut places, start, len)?;
         if part.iter().any(|place| *place != Place::Reserved) {
@@ -317,7 +260,8 @@ impl Window {
             return Err(failure.into());
         }
         if let Err(failure) = self.exclude_from_fork(start, len) {
-            let undone = reserve_at(self.address(start), len);
+            // SAFETY: granules of this window whose bits are still taken, under the lock on `places`: nobody refers to them.
+            let undone = unsafe { reserve_at(self.address(start), len) };
             part.fill(undone.map_or(Place::Lost, |()| Place::Reserved));
             return Err(failure.into());
         }
@@ -332,13 +276,16 @@ impl Window {
     /// [`WindowError::Leased`], [`WindowError::Mapping`] where a part is not mapped.
     pub fn unmap(&self, range: ByteRange) -> Result<(), WindowError> {
         let (start, len) = self.granules(range)?;
+        self.check_maker()?;
         let mut places = self.places();
         let part = self.part(&mut places, start, len)?;
         if part.iter().any(|place| *place != Place::Mapped) {
             return Err(WindowError::Mapping);
         }
         lease::take(&self.taken, self.index(start), self.count(len))?;
-        if let Err(failure) = reserve_at(self.address(start), len) {
+        // SAFETY: granules of this window, under the lock on `places`; with their bits taken no lease refers to them.
+        let replaced = unsafe { reserve_at(self.address(start), len) };
+        if let Err(failure) = replaced {
             part.fill(Place::Lost);
             return Err(failure.into());
         }
@@ -398,12 +345,21 @@ impl Window {
     /// As `granules`, and that all of it is mapped. What other threads unmap meanwhile is again address space of this window.
     pub(super) fn mapped(&self, range: ByteRange) -> Result<(usize, usize), WindowError> {
         let (start, len) = self.granules(range)?;
+        self.check_maker()?;
         let mut places = self.places();
         let part = self.part(&mut places, start, len)?;
         if part.iter().any(|place| *place != Place::Mapped) {
             return Err(WindowError::Mapping);
         }
         Ok((start, len))
+    }
+
+    /// A child without the window may have anything at these addresses, which no call may then touch.
+    fn check_maker(&self) -> Result<(), WindowError> {
+        match self.fork {
+            Fork::Exclude if !self.is_mine() => Err(WindowError::Mapping),
+            _ => Ok(()),
+        }
     }
 
     /// The address of offset `start`, which the caller checked.
@@ -436,7 +392,7 @@ impl Window {
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        descriptor(&self.backing)
+        self.backing.descriptor()
     }
 
     fn places(&self) -> MutexGuard<'_, Box<[Place]>> {
@@ -518,59 +474,4 @@ impl fmt::Debug for Window {
             .field("backing", &self.backing)
             .finish_non_exhaustive()
     }
-}
-
-fn descriptor(backing: &Backing) -> Option<BorrowedFd<'_>> {
-    match backing {
-        Backing::Private | Backing::SharedAnonymous => None,
-        Backing::Sole(memfd) => Some(memfd.descriptor()),
-        Backing::Shared(file, _) => Some(file.as_fd()),
-    }
-}
-
-/// A second mapping of a part, for as long as the first is put in place; nobody touches it.
-struct Probe(NonNull<u8>, usize);
-
-impl Drop for Probe {
-    fn drop(&mut self) {
-        // SAFETY: exactly what mmap gave to the maker of this probe, whose address went nowhere else.
-        unsafe { libc::munmap(self.0.as_ptr().cast(), self.1) };
-    }
-}
-
-fn pointer(got: *mut libc::c_void) -> Result<NonNull<u8>, Failure> {
-    if got == libc::MAP_FAILED {
-        return Err(Failure::last("mmap"));
-    }
-    NonNull::new(got.cast()).ok_or(Failure::new("mmap", libc::ENOMEM))
-}
-
-const RESERVED: libc::c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-
-/// Address space of `len` bytes at a multiple of `align`: more is taken, and both ends are given back.
-fn reserve_aligned(len: usize, align: usize) -> Result<NonNull<u8>, WindowError> {
-    let more = len.checked_add(align).ok_or(Error::SizeTooLarge)?;
-    // SAFETY: without an address the kernel picks free space.
-    let got = unsafe { libc::mmap(ptr::null_mut(), more, libc::PROT_NONE, RESERVED, -1, 0) };
-    let got = pointer(got)?;
-    let skip = got.as_ptr().align_offset(align);
-    // SAFETY: align_offset is below `align` (a power of two, for a pointer to bytes), so this stays inside what was mapped.
-    let base = unsafe { got.add(skip) };
-    // SAFETY: `skip` bytes before and `align - skip` bytes after are parts of the fresh mapping outside base..base + len, in whole
-    // base pages since the mapping, `align` and `len` are. A refusal leaks them, unused.
-    unsafe {
-        if skip > 0 {
-            libc::munmap(got.as_ptr().cast(), skip);
-        }
-        libc::munmap(base.add(len).as_ptr().cast(), align - skip);
-    }
-    Ok(base)
-}
-
-/// Puts address space without access in the place of what is mapped.
-fn reserve_at(at: NonNull<u8>, len: usize) -> Result<(), Failure> {
-    let fixed = RESERVED | libc::MAP_FIXED;
-    // SAFETY: the caller owns these addresses, took every lease bit of them and holds the lock on `places`.
-    let got = unsafe { libc::mmap(at.as_ptr().cast(), len, libc::PROT_NONE, fixed, -1, 0) };
-    pointer(got).map(drop)
 }
