@@ -32,8 +32,8 @@ pub(super) fn reserve_aligned(len: usize, align: usize) -> Result<NonNull<u8>, F
     // SAFETY: without an address the kernel picks free space.
     let got = unsafe { libc::mmap(ptr::null_mut(), more, libc::PROT_NONE, RESERVED, -1, 0) };
     let got = pointer(got)?;
-    let skip = got.as_ptr().align_offset(align);
-    // SAFETY: align_offset is below `align` (a power of two, for a pointer to bytes), so this stays inside what was mapped.
+    let skip = got.as_ptr().addr().wrapping_neg() & (align - 1);
+    // SAFETY: `align` is a power of two, so `skip` is below it, and this stays inside what was mapped.
     let base = unsafe { got.add(skip) };
     // SAFETY: `skip` bytes before and `align - skip` bytes after are parts of the fresh mapping outside base..base + len, in whole
     // base pages since the mapping, `align` and `len` are. A refusal leaks them, unused.
