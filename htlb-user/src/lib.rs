@@ -1,2 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! Huge-page buffers for programs, on any Linux machine.
+#![deny(unsafe_code)]
+
+pub mod load;
+pub mod store;
+#[allow(unsafe_code)]
+pub mod sys;
