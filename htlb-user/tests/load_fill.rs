@@ -297,12 +297,12 @@ fn verify_names_the_first_byte_that_differs() {
     let mut memory = Pages::new(3 << 20);
     load(&path, &mut memory).unwrap();
     let source = Source::open(&path).unwrap();
-    let mut first =
-        |bytes: &mut [u8]| match verify(&source, &mut [Span::new(bytes)], &small(), |_| {}) {
-            Ok(_) => None,
-            Err(LoadError::Mismatch { offset, .. }) => Some(offset as usize),
-            Err(error) => panic!("{error}"),
-        };
+    let first = |bytes: &mut [u8]| match verify(&source, &mut [Span::new(bytes)], &small(), |_| {})
+    {
+        Ok(_) => None,
+        Err(LoadError::Mismatch { offset, .. }) => Some(offset as usize),
+        Err(error) => panic!("{error}"),
+    };
     assert_eq!(first(memory.bytes()), None);
     // From the end to the front: each is the first of all those before it. The last two lie behind the end.
     for at in [

@@ -41,15 +41,13 @@ pub(crate) const SYNTHETIC: [i64; 8] = [
 /// The most pieces of memory that one read call takes (`UIO_MAXIOV`).
 pub(crate) const MAX_PIECES: usize = 1024;
 
-/// What to do with an advisory lock on an open file.
+/// An advisory lock on an open file; closing the file gives it up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lock {
     /// Many holders, none exclusive.
     Shared,
     /// One holder.
     Exclusive,
-    /// Let go.
-    Release,
 }
 
 /// The answer to an attempt to lock without waiting.
@@ -116,12 +114,29 @@ pub(crate) fn effective_uid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-/// Locks or unlocks the open file, and waits as long as it takes.
+/// Random bytes from the kernel.
+pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while filled < N {
+        // SAFETY: the rest of the array is writable, and its length is passed.
+        let found = unsafe { libc::getrandom(bytes[filled..].as_mut_ptr().cast(), N - filled, 0) };
+        match usize::try_from(found) {
+            Ok(found) => filled += found,
+            Err(_) => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+        }
+    }
+    Ok(bytes)
+}
+
+/// Locks the open file, and waits as long as it takes.
 pub(crate) fn lock(file: BorrowedFd<'_>, lock: Lock) -> io::Result<()> {
     let operation = match lock {
         Lock::Shared => libc::LOCK_SH,
         Lock::Exclusive => libc::LOCK_EX,
-        Lock::Release => libc::LOCK_UN,
     };
     loop {
         // SAFETY: `file` is an open descriptor for the whole call; no memory is passed.
@@ -330,7 +345,7 @@ mod tests {
         let (one, two) = (File::create(&path).unwrap(), File::open(&path).unwrap());
         lock(one.as_fd(), Lock::Exclusive).unwrap();
         assert_eq!(try_lock(two.as_fd()).unwrap(), Locked::Theirs);
-        lock(one.as_fd(), Lock::Release).unwrap();
+        drop(one);
         assert_eq!(try_lock(two.as_fd()).unwrap(), Locked::Ours);
         std::fs::remove_file(path).unwrap();
     }
