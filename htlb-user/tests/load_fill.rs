@@ -16,7 +16,14 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new(name: &str) -> Self {
-        Self::within(Path::new(env!("CARGO_TARGET_TMPDIR")), name)
+        // On the disk where that is ours to write: direct I/O is to be had there.
+        let disk = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let probe = disk.join(format!("htlb-probe-{name}-{}", std::process::id()));
+        let writable = fs::create_dir(&probe)
+            .and_then(|()| fs::remove_dir(&probe))
+            .is_ok();
+        let fallback = std::env::temp_dir();
+        Self::within(if writable { disk } else { &fallback }, name)
     }
 
     fn within(folder: &Path, name: &str) -> Self {

@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
-use crate::sys::file::{self, Lock};
+use crate::sys::file::{self, Lock, Locked};
 
 /// A folder of mode 0700 that belongs to this user: what is in it, this user put there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +83,15 @@ impl Folder {
         let folder = open(&self.0).map_err(StoreError::io("open the folder", &self.0))?;
         file::lock(folder.as_fd(), lock).map_err(StoreError::io("lock the folder", &self.0))?;
         Ok(folder)
+    }
+
+    /// Locks the folder itself exclusively until the result is dropped; `None` if somebody else has it.
+    pub(super) fn try_lock(&self) -> Result<Option<File>, StoreError> {
+        let folder = open(&self.0).map_err(StoreError::io("open the folder", &self.0))?;
+        match file::try_lock(folder.as_fd()).map_err(StoreError::io("lock the folder", &self.0))? {
+            Locked::Ours => Ok(Some(folder)),
+            Locked::Theirs => Ok(None),
+        }
     }
 
     /// The names of the entries that are UTF-8, which all of ours are.

@@ -21,7 +21,7 @@ use super::error::StoreError;
 use super::name::{Id, Name};
 use super::record::Record;
 use super::Store;
-use crate::sys::file::{self, Lock, Locked};
+use crate::sys::file::{self, Locked};
 
 /// What [`Store::reap`] found and removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -118,8 +118,11 @@ fn forget(
     path: &Path,
     reaped: &mut Reaped,
 ) -> Result<(), StoreError> {
-    // ORDER: names, exclusively: no publication between the second look and the removal.
-    let lock = store.names().lock(Lock::Exclusive)?;
+    // ORDER: names, exclusively: no publication between the second look and the removal. While there is one, the
+    // name waits for a later command; a stopped publisher must not stop this one too.
+    let Some(lock) = store.names().try_lock()? else {
+        return Ok(());
+    };
     if Record::read(path, name)?.is_some_and(|record| record.id == id) && remove(path)? {
         reaped.names.push(name.clone());
     }

@@ -13,7 +13,7 @@ use htlb_core::HugeSize;
 use htlb_user::load::{fill, verify, Options, Source};
 use htlb_user::store::{Backing, Config, Meta, Mount, PlaceKind, Store, StoreError, UnlinkedFiles};
 
-use super::{crash, publish, read, Root, Setting};
+use super::{crash, in_own_namespace, publish, read, Root, Setting};
 
 const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 const WANTED: u64 = 32;
@@ -65,39 +65,8 @@ impl Drop for Pool {
     }
 }
 
-/// Runs one of the tests below in a child with mounts of its own.
-fn in_own_namespace(test: &str) {
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "--"]);
-    command.arg(std::env::current_exe().unwrap());
-    command.args([
-        "--exact",
-        test,
-        "--include-ignored",
-        "--nocapture",
-        "--test-threads=1",
-    ]);
-    match command.env("HTLB_TEST_POOL", "1").output() {
-        Ok(output) if output.status.success() => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            said.lines()
-                .filter(|line| line.contains("SKIPPED"))
-                .for_each(|line| eprintln!("{line}"));
-        }
-        Ok(output) if String::from_utf8_lossy(&output.stderr).contains("unshare failed") => {
-            eprintln!("SKIPPED {test}: no mount namespace can be made here: run the tests as root");
-        }
-        Ok(output) => panic!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        ),
-        Err(error) => eprintln!("SKIPPED {test}: no unshare(1): {error}"),
-    }
-}
-
 fn taken(test: &str) -> Option<Pool> {
-    std::env::var_os("HTLB_TEST_POOL")?;
+    std::env::var_os("HTLB_TEST_NAMESPACE")?;
     match Pool::take() {
         Ok(pool) => Some(pool),
         Err(error) => {

@@ -2,8 +2,10 @@
 //! Named buffers, as files on a real kernel: what they promise, processes that die, and processes at once.
 
 mod crash;
+mod full;
 mod hugetlb;
 mod names;
+mod system;
 mod together;
 
 use std::collections::BTreeSet;
@@ -22,13 +24,11 @@ pub(crate) struct Root(pub(crate) PathBuf);
 impl Root {
     pub(crate) fn new(name: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let base = if Path::new("/dev/shm").is_dir() {
-            "/dev/shm"
-        } else {
-            env!("CARGO_TARGET_TMPDIR")
-        };
+        let shared = Path::new("/dev/shm");
+        let temporary = std::env::temp_dir();
+        let base = if shared.is_dir() { shared } else { &temporary };
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = Path::new(base).join(format!("htlb-test-{name}-{}-{next}", std::process::id()));
+        let path = base.join(format!("htlb-test-{name}-{}-{next}", std::process::id()));
         fs::create_dir(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
         Self(path)
@@ -127,6 +127,37 @@ pub(crate) fn child(test: &str) -> Command {
         "--test-threads=1",
     ]);
     command
+}
+
+/// Runs a test in a child with mounts of its own, or says loudly that it cannot.
+pub(crate) fn in_own_namespace(test: &str) {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "--"]);
+    command.arg(std::env::current_exe().unwrap());
+    command.args([
+        "--exact",
+        test,
+        "--include-ignored",
+        "--nocapture",
+        "--test-threads=1",
+    ]);
+    match command.env("HTLB_TEST_NAMESPACE", "1").output() {
+        Ok(output) if output.status.success() => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            said.lines()
+                .filter(|line| line.contains("SKIPPED"))
+                .for_each(|line| eprintln!("{line}"));
+        }
+        Ok(output) if String::from_utf8_lossy(&output.stderr).contains("unshare failed") => {
+            eprintln!("SKIPPED {test}: no mount namespace can be made here: run the tests as root");
+        }
+        Ok(output) => panic!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        ),
+        Err(error) => eprintln!("SKIPPED {test}: no unshare(1): {error}"),
+    }
 }
 
 /// What a child is told about the store it shall use, and what it makes of it.
