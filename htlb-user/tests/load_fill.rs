@@ -146,6 +146,19 @@ fn memory_that_no_device_can_write_is_filled_through_the_page_cache() {
 }
 
 #[test]
+fn the_rest_of_a_block_that_no_device_wrote_is_zero_too() {
+    let scratch = Scratch::new("rest");
+    let content = pattern(100_001);
+    let source = Source::open(&scratch.file("source", &content)).unwrap();
+    let mut memory = Pages::new(120_000);
+    // Unaligned, so it is read through the page cache, though its requests were cut for direct I/O.
+    let mut spans = [Span::new(&mut memory.bytes()[3..])];
+    fill(&source, &mut spans, &small(), |_| {}).unwrap();
+    verify(&source, &mut spans, &small(), |_| {}).unwrap();
+    assert!(memory.bytes()[100_004..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
 fn scattered_pages_are_filled_in_order() {
     let scratch = Scratch::new("scattered");
     let content = pattern(40 * 4096 - 100);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! The folders that a store uses on a system, with and without rights.
 //!
-//! Needs root, to put file systems of its own over `/run` and `/tmp`.
+//! Needs root, to put file systems of its own over `/run`, `/tmp` and `/dev/shm`.
 
 use std::path::Path;
 use std::process::Command;
@@ -31,6 +31,7 @@ fn system_child() {
     std::env::remove_var("XDG_RUNTIME_DIR");
     mount("mode=0755", "/run");
     mount("mode=1777", "/tmp");
+    mount("mode=1777", "/dev/shm");
 
     let config = Config::system(Vec::new()).unwrap();
     assert_eq!(config.index, Path::new("/run/htlb/index"));
