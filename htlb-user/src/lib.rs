@@ -5,3 +5,5 @@
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod system;
+pub mod load;
+pub mod store;

@@ -11,6 +11,7 @@
 //! | [`numa`] | memory policies, the node of a page, the CPUs that may be used |
 //! | [`pagemap`] | frame numbers, presence, and whether an entry is huge |
 //! | [`process`] | who is alive, what its limits are |
+//! | [`file`] | files by descriptor: direct I/O, locks, links, advice |
 //! | [`path`] | free space and access of a mount |
 //!
 //! Nothing here is `unsafe` to call and nothing here decides: policy is the core's. A call that fails gives a
@@ -37,6 +38,7 @@ mod address_space;
 mod backing;
 
 pub mod clear;
+pub mod file;
 pub mod lease;
 pub mod memfd;
 pub mod numa;

@@ -43,7 +43,7 @@ impl Machine {
                 Ok(done) => return Ok(done),
                 Err(Stop::Fail(error)) => return Err(error),
                 Err(Stop::Wait(what)) => panic!("a ledger never waits, not for {what:?}"),
-                Err(Stop::Metadata { words }) => {
+                Err(Stop::Metadata { words, .. }) => {
                     self.compare();
                     let tables = self.ledger.tables();
                     assert!(
