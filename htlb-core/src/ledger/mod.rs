@@ -30,7 +30,7 @@
 //!
 //! An `Err` left every count as it was; the witness may be arranged differently. `release` and the `put`s cannot
 //! fail. Nothing here allocates: a reach or an account that the tables have no place for ends with
-//! [`Stop::Metadata`](crate::Stop::Metadata), which [`Ledger::adopt`] answers.
+//! [`Stop::Metadata`], which [`Ledger::adopt`] answers.
 //!
 //! # Example
 //!
