@@ -5,7 +5,10 @@
 #![no_std]
 #![no_main]
 
+mod memory;
+
 use core::arch::{asm, global_asm};
+use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use htlb_core::{ByteLen, Error, Exclusive, HugeSize, PageCount};
 use spin::mutex::SpinMutex;
@@ -25,7 +28,37 @@ fn take(len: ByteLen) -> Result<PageCount, Error> {
 fn exercise() -> bool {
     let first = take(ByteLen::new((4 << 20) + 1));
     let second = take(ByteLen::new(1));
-    first == Ok(PageCount::new(3)) && second.is_err() && STOCK.with(|stock| stock.is_zero())
+    first == Ok(PageCount::new(3))
+        && second == Err(Error::NoRoom)
+        && STOCK.with(|stock| stock.is_zero())
+        && Line::of(&Error::NoRoom).is_ok_and(|line| line.used > 0 && line.bytes[0] != 0)
+}
+
+/// Text of a fixed length: even messages need no allocator.
+struct Line {
+    bytes: [u8; 200],
+    used: usize,
+}
+
+impl Line {
+    fn of(what: &dyn fmt::Display) -> Result<Self, fmt::Error> {
+        let mut line = Self {
+            bytes: [0; 200],
+            used: 0,
+        };
+        write!(line, "{what:>40}")?;
+        Ok(line)
+    }
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.used.checked_add(text.len()).ok_or(fmt::Error)?;
+        let room = self.bytes.get_mut(self.used..end).ok_or(fmt::Error)?;
+        room.copy_from_slice(text.as_bytes());
+        self.used = end;
+        Ok(())
+    }
 }
 
 // SAFETY: the kernel enters here with the stack pointer at `argc`, on a 16-byte boundary, and no return address;

@@ -46,6 +46,8 @@ pub(crate) fn run(context: &mut Context) -> io::Result<Report> {
         .args(["-Copt-level=3", "-Cpanic=abort", "-Coverflow-checks=yes"])
         .args(["-Crelocation-model=static", "-Clink-arg=-static"])
         .args(["-Clink-arg=-nostdlib", "-Clink-arg=-nostartfiles"])
+        // `core` itself is built to unwind and names the function; with panic=abort nothing calls it.
+        .arg("-Clink-arg=-Wl,--defsym=rust_eh_personality=0")
         .arg("-L")
         .arg(format!(
             "dependency={}",

@@ -16,10 +16,13 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    /// The workspace this program was built from.
+    /// The workspace `cargo run` runs this program of, else the one it was built from.
+    ///
+    /// They differ where several checkouts share one target folder.
     pub(crate) fn find() -> io::Result<Self> {
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let built_from = manifest.parent().unwrap_or(manifest);
+        let manifest = env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let built_from = manifest.parent().unwrap_or(&manifest);
         let output = Command::new("cargo")
             .args(["metadata", "--no-deps", "--format-version=1"])
             .current_dir(built_from)
