@@ -7,3 +7,6 @@ pub mod sys;
 pub mod system;
 pub mod load;
 pub mod store;
+pub mod receipt;
+
+pub use receipt::Receipt;
