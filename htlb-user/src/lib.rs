@@ -7,6 +7,8 @@ pub mod sys;
 pub mod system;
 pub mod load;
 pub mod store;
+pub mod named;
 pub mod receipt;
 
+pub use named::Named;
 pub use receipt::Receipt;
