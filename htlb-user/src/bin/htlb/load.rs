@@ -271,15 +271,21 @@ fn words(args: &Load, source: &Source, published: &Published, report: &Report) -
     }
     let quoted = quoted(name);
     let _ = writeln!(text, "Use it, until `htlb rm {quoted}` or a reboot:");
-    let _ = writeln!(text, "  htlb cat {quoted}               the exact bytes");
-    let _ = writeln!(
-        text,
-        "  htlb run {quoted} -- PROGRAM    its file as $HTLB_PATH, $HTLB_FD and $HTLB_LEN"
-    );
-    let _ = writeln!(
-        text,
-        "  htlb_user::Named::attach(&store, {name:?})    a slice, in Rust"
-    );
+    let uses = [
+        (format!("htlb cat {quoted}"), "the exact bytes"),
+        (
+            format!("htlb run {quoted} -- PROGRAM"),
+            "its file as $HTLB_PATH and $HTLB_FD, its length as $HTLB_LEN",
+        ),
+        (
+            format!("Named::attach(&store, {name:?})"),
+            "a slice, in Rust (htlb_user::Named)",
+        ),
+    ];
+    let width = uses.iter().map(|(how, _)| how.chars().count()).max();
+    for (how, what) in &uses {
+        let _ = writeln!(text, "  {how:<width$}  {what}", width = width.unwrap_or(0));
+    }
     text
 }
 
