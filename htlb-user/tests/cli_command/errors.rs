@@ -81,7 +81,7 @@ fn a_file_that_may_not_be_read() {
         return;
     };
     let file = world.file("secret", b"x");
-    fs::set_permissions(&file, Permissions::from_mode(0o000)).unwrap();
+    fs::set_permissions(world.outside("secret"), Permissions::from_mode(0o000)).unwrap();
     let text = world.bad(1, "load", &[&file]);
     assert!(is_short(&text) && text.contains("ermission"), "{text}");
 }
@@ -110,7 +110,10 @@ fn a_source_that_changes() {
     let done = AtomicBool::new(false);
     let output = std::thread::scope(|scope| {
         scope.spawn(|| {
-            let mut end = OpenOptions::new().append(true).open(&file).unwrap();
+            let mut end = OpenOptions::new()
+                .append(true)
+                .open(world.outside("x"))
+                .unwrap();
             while !done.load(Ordering::Relaxed) {
                 end.write_all(b"more").unwrap();
                 std::thread::sleep(std::time::Duration::from_millis(1));

@@ -133,7 +133,7 @@ fn the_command_tells_about_itself() {
     assert!(text("man", &[]).contains(".TH htlb 1"));
     let dir = world.folder.join("man");
     world.good("man", &["--dir", dir.to_str().unwrap()]);
-    assert!(std::fs::read_to_string(dir.join("htlb-load.1"))
+    assert!(std::fs::read_to_string(world.outside("man/htlb-load.1"))
         .unwrap()
         .contains("dma\\-mask"));
     assert!(text("info", &[]).contains("Memory"));

@@ -69,8 +69,10 @@ impl Drop for Pool {
 }
 
 pub(crate) struct World {
-    /// For the files of the test, reachable from inside and outside.
+    /// For the files of the test, as its commands see it.
     pub(crate) folder: PathBuf,
+    /// The same folder, as the test sees it.
+    outside: PathBuf,
     holder: Option<Child>,
     user: User,
     /// What a shell does outside of this world before a command enters it: to join a control group.
@@ -114,7 +116,11 @@ impl World {
         world.user = User::Nobody;
         // The program lies where nobody may go.
         fs::copy(env!("CARGO_BIN_EXE_htlb"), world.inside("/tmp/htlb")).unwrap();
-        fs::set_permissions(&world.folder, Permissions::from_mode(0o755)).unwrap();
+        world.folder = "/tmp/files".into();
+        let _ = fs::remove_dir_all(&world.outside);
+        world.outside = world.inside("/tmp/files");
+        fs::create_dir(&world.outside).unwrap();
+        fs::set_permissions(&world.outside, Permissions::from_mode(0o755)).unwrap();
         if !world
             .command("ls", &[])
             .output()
@@ -137,8 +143,10 @@ impl World {
     }
 
     fn plain(test: &str) -> Self {
+        let folder = Self::folder(test);
         Self {
-            folder: Self::folder(test),
+            outside: folder.clone(),
+            folder,
             holder: None,
             user: User::Same,
             before: None,
@@ -183,6 +191,7 @@ impl World {
             return Err(format!("no mount namespace can be made here: {said}"));
         }
         Ok(Self {
+            outside: folder.clone(),
             folder,
             holder: Some(holder),
             user: User::Same,
@@ -302,24 +311,29 @@ impl World {
         })
     }
 
-    /// A file of the test with this content; its path.
+    /// A file of the test with this content; its path for commands.
     pub(crate) fn file(&self, name: &str, content: &[u8]) -> String {
-        let path = self.folder.join(name);
+        let path = self.outside.join(name);
         fs::write(&path, content).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        path.to_str().unwrap().to_owned()
+        self.folder.join(name).to_str().unwrap().to_owned()
+    }
+
+    /// What [`World::file`] made, for the test.
+    pub(crate) fn outside(&self, name: &str) -> PathBuf {
+        self.outside.join(name)
     }
 
     /// The files that hold the bytes of buffers, whoever they belong to; and the loads in progress.
     pub(crate) fn memory_files(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        let mut folders = vec![self.folder.join("htlb")];
+        let mut folders = vec![self.outside.join("htlb")];
         if self.holder.is_some() {
             folders
                 .extend(["/run/htlb", "/dev/shm", "/tmp/htlb-65534"].map(|path| self.inside(path)));
         } else {
             // Those of other indices are other tests'.
-            let tag = fs::read_to_string(self.folder.join("htlb/index/tag")).unwrap_or_default();
+            let tag = fs::read_to_string(self.folder.join("htlb/tag")).unwrap_or_default();
             let tag = tag.get(..16).unwrap_or("no tag");
             for folder in ["/dev/shm", "/tmp"] {
                 let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -354,7 +368,7 @@ impl Drop for World {
                     .map(fs::remove_dir_all);
             }
         }
-        let _ = fs::remove_dir_all(&self.folder);
+        let _ = fs::remove_dir_all(&self.outside);
     }
 }
 
