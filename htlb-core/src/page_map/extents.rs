@@ -18,6 +18,9 @@ pub struct Extent {
     /// Slots before this extent; `u64::MAX` where the extent is not in use.
     first: u64,
     pages: u64,
+    /// What to add, wrapping, to an offset in pages of this size to get its slot. The extent begins on a boundary of its
+    /// page size, so this spares a lookup the subtraction of the start.
+    bias: u64,
     size: HugeSize,
 }
 
@@ -26,6 +29,7 @@ impl Extent {
         start: u64::MAX,
         first: u64::MAX,
         pages: 0,
+        bias: 0,
         size: HugeSize::BASE,
     };
 
@@ -51,6 +55,14 @@ impl Extent {
     #[must_use]
     pub const fn first(&self) -> PageIndex {
         PageIndex::new(self.first)
+    }
+
+    /// The slot of the page that holds `offset`, which lies in this extent.
+    #[inline]
+    pub(super) const fn slot_of(&self, offset: u64) -> u64 {
+        offset
+            .wrapping_shr(self.size.shift())
+            .wrapping_add(self.bias)
     }
 
     /// The offset of the page in `slot`, which is one of this extent's.
@@ -120,6 +132,7 @@ impl Extents {
                 start: extents.capacity,
                 first: slots,
                 pages: count.raw(),
+                bias: slots.wrapping_sub(extents.capacity.wrapping_shr(size.shift())),
                 size,
             };
             extents.capacity = extents
@@ -202,6 +215,17 @@ impl Extents {
         }
     }
 
+    /// The first extent, if it holds `offset`.
+    #[inline]
+    pub(super) const fn first_holding(&self, offset: u64) -> Option<&Extent> {
+        let [first, second, _] = &self.all;
+        if offset < second.start {
+            Some(first)
+        } else {
+            None
+        }
+    }
+
     /// The extent that holds `offset`, which lies below the capacity: at most two compares.
     #[inline]
     pub(super) const fn holding(&self, offset: u64) -> &Extent {
@@ -216,15 +240,8 @@ impl Extents {
     }
 
     /// The slot of the page that holds `offset`, which lies below the capacity.
-    #[inline]
     pub(super) const fn slot_of(&self, offset: u64) -> u64 {
-        let extent = self.holding(offset);
-        // INVARIANT: the offset is not below the start of the extent that holds it.
-        extent.first.wrapping_add(
-            offset
-                .wrapping_sub(extent.start)
-                .wrapping_shr(extent.size.shift()),
-        )
+        self.holding(offset).slot_of(offset)
     }
 
     /// The extent that holds the slot, which is one of [`Extents::slots`].
