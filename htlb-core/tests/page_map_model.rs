@@ -4,6 +4,13 @@
 //! Claims stay open over other operations, several at a time and on overlapping ranges, so "planned, then the map
 //! changed, then committed" is the ordinary case here.
 #![cfg(not(loom))]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation
+)]
 
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;

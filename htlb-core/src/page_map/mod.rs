@@ -38,10 +38,11 @@
 //!
 //! # Waiting
 //!
-//! [`Stop::Wait`](crate::Stop::Wait) names a slot or the seal. The front end queues itself, then asks [`PageMap::prepare_wait`] (or
-//! [`PageMap::prepare_wait_seal`]): [`Waiting::Sleep`](crate::step::Waiting::Sleep) means that whoever ends the claim will see the mark and wake the queue;
-//! [`Waiting::Retry`](crate::step::Waiting::Retry) that there is nothing to wait for any more. As the condition of a `wait_event`, "`prepare_wait`
-//! says `Retry`" loses no wake-up, since each look sets the mark of the claim it finds.
+//! [`Stop::Wait`](crate::Stop::Wait) names a slot or the seal. The front end queues itself, then asks
+//! [`PageMap::prepare_wait`] (or [`PageMap::prepare_wait_seal`]). [`Waiting::Sleep`](crate::Waiting::Sleep) means that
+//! whoever ends the claim will see the mark and wake the queue, [`Waiting::Retry`](crate::Waiting::Retry) that there is
+//! nothing to wait for any more. As the condition of a `wait_event`, "`prepare_wait` says `Retry`" loses no wake-up, since
+//! each look sets the mark of the claim that it finds.
 //!
 //! A thread that holds a claim may wait only for *lower* slots; any other wait is [`Error::WouldDeadlock`]. So every chain
 //! of waits descends and none can close, and a producer that touches the page it is filling gets an
