@@ -337,14 +337,6 @@ impl<T> PerExtent<T> {
             .find_map(|(own, value)| (own == size).then_some(value))
     }
 
-    /// The value of the extent with pages of `size`, to change it.
-    pub fn of_mut(&mut self, size: HugeSize) -> Option<&mut T> {
-        self.all
-            .iter_mut()
-            .flatten()
-            .find_map(|(own, value)| (*own == size).then_some(value))
-    }
-
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.all.iter_mut().flatten().map(|(_, value)| value)
     }
