@@ -79,8 +79,6 @@ errors! {
     /// A zone modifier that contradicts the DMA mask: it allows addresses that the device cannot reach, or
     /// forbids the fallback that the request asks for.
     GfpZoneExceedsDmaMask => "the zone modifier allows addresses above the DMA mask", EINVAL;
-    /// `HIGHMEM` for memory that the kernel must address itself.
-    GfpHighmemMapped => "HIGHMEM in the GFP mask of a page that the kernel must map", EINVAL;
 
     // ---- nodes -------------------------------------------------------------------------------------
     /// The node mask is empty.

@@ -12,8 +12,10 @@ use crate::units::PageIndex;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Stop {
-    /// Tables of at least `words` 64-bit words are needed: allocate them and hand them to `adopt`.
+    /// Larger tables are needed: allocate them and hand them to `adopt`.
     Metadata {
+        /// Whose tables.
+        table: Table,
         /// The length of the new tables, in 64-bit words.
         words: usize,
     },
@@ -21,6 +23,15 @@ pub enum Stop {
     Wait(WaitFor),
     /// It cannot be done.
     Fail(Error),
+}
+
+/// Tables that can run full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Table {
+    /// The ledger's: kinds and accounts.
+    Ledger,
+    /// The pool's: chunks.
+    Pool,
 }
 
 impl From<Error> for Stop {

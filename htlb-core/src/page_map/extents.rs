@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! Which page sizes a buffer is made of, and the arithmetic between offsets, slots and ranges.
 //!
-//! A buffer is at most three extents of strictly descending page size, decided when its pages are promised and
-//! immutable from then on. Since the sizes are powers of two and descend, every extent begins on a boundary of its
+//! A buffer is at most three extents, none with larger pages than the one before, decided when its pages are promised and
+//! immutable from then on. Since the sizes are powers of two and never ascend, every extent begins on a boundary of its
 //! own page size.
 
 use core::ops::Range;
@@ -65,6 +65,19 @@ impl Extent {
             .wrapping_add(self.bias)
     }
 
+    /// The slots of its first `count` pages, or of all where it has fewer.
+    #[must_use]
+    pub fn first_pages(&self, count: PageCount) -> SlotRange {
+        SlotRange::new(
+            self.first,
+            self.first.saturating_add(count.raw().min(self.pages)),
+        )
+    }
+
+    fn slots(&self) -> Range<u64> {
+        self.first..self.first.saturating_add(self.pages)
+    }
+
     /// The offset of the page in `slot`, which is one of this extent's.
     pub(super) const fn start_of(&self, slot: u64) -> u64 {
         self.start.wrapping_add(
@@ -76,7 +89,7 @@ impl Extent {
     /// The slots that this extent and `slots` have in common.
     fn common(&self, slots: &Range<u64>) -> Range<u64> {
         let start = slots.start.max(self.first);
-        let end = slots.end.min(self.first.saturating_add(self.pages));
+        let end = slots.end.min(self.slots().end);
         start..end.max(start)
     }
 }
@@ -110,7 +123,7 @@ impl Extents {
     /// Extents of the given page sizes and numbers of pages, one after the other.
     ///
     /// # Errors
-    /// [`Error::ExtentsInvalid`] for none, more than three, an empty one, or sizes that do not strictly descend;
+    /// [`Error::ExtentsInvalid`] for none, more than three, an empty one, or sizes that ascend;
     /// [`Error::SizeTooLarge`] where the whole exceeds [`ByteLen::MAX`].
     pub fn new(parts: &[(HugeSize, PageCount)]) -> Result<Self, Error> {
         if parts.is_empty() || parts.len() > Self::MAX {
@@ -124,7 +137,7 @@ impl Extents {
         let mut slots = 0u64;
         let mut larger = None;
         for (extent, &(size, count)) in extents.all.iter_mut().zip(parts) {
-            if count.is_zero() || larger.is_some_and(|larger| size >= larger) {
+            if count.is_zero() || larger.is_some_and(|larger| size > larger) {
                 return Err(Error::ExtentsInvalid);
             }
             larger = Some(size);
@@ -178,6 +191,21 @@ impl Extents {
         usize::try_from(index.raw())
             .is_ok_and(|slot| slot < self.slots)
             .then(|| self.holding_slot(index.raw()).size)
+    }
+
+    /// Which extent holds the page at `index`, counted from 0, or `None` past the last.
+    #[must_use]
+    pub fn number_of(&self, index: PageIndex) -> Option<usize> {
+        self.iter()
+            .position(|extent| extent.slots().contains(&index.raw()))
+    }
+
+    /// The bytes of the pages from `first` up to, not including, `end`; `None` for no page.
+    #[must_use]
+    pub fn bytes_between(&self, first: PageIndex, end: PageIndex) -> Option<ByteRange> {
+        let last = PageIndex::new(end.raw().checked_sub(1)?);
+        let (first, last) = (self.bytes_of(first)?, self.bytes_of(last)?);
+        ByteRange::new(first.start(), last.end()).ok()
     }
 
     /// The slots of the pages that `range` covers, in a buffer that ends at `end`.
@@ -331,7 +359,7 @@ impl<T> PerExtent<T> {
             .map(|(size, value)| (*size, value))
     }
 
-    /// The value of the extent with pages of `size`.
+    /// The value of the first extent with pages of `size`.
     pub fn of(&self, size: HugeSize) -> Option<&T> {
         self.iter()
             .find_map(|(own, value)| (own == size).then_some(value))

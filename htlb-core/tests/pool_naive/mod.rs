@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
+//! What a pool means, in the plainest terms: one map from page number to class and state.
+
+use std::collections::BTreeMap;
+
+use htlb_core::pool::Counts;
+use htlb_core::{Class, Condition, Level, NodeId, PageCount};
+
+pub(crate) const CHUNK: u64 = 512;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Taken,
+    Free(Condition),
+}
+
+pub(crate) fn class(node: u32, level: usize) -> Class {
+    Class {
+        node: NodeId::new(node).unwrap(),
+        level: Level::from_index(level).unwrap(),
+    }
+}
+
+/// Pages are numbered in units of the pool's page size.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Naive {
+    pub(crate) pages: BTreeMap<u64, (Class, State)>,
+}
+
+impl Naive {
+    pub(crate) fn counts(&self, of: Option<Class>) -> Counts {
+        let count = |wanted: fn(State) -> bool| {
+            let pages = self
+                .pages
+                .values()
+                .filter(|(class, state)| of.is_none_or(|only| only == *class) && wanted(*state));
+            PageCount::new(pages.count() as u64)
+        };
+        Counts {
+            known: count(|_| true),
+            free: count(|state| state != State::Taken),
+            clean: count(|state| state == State::Free(Condition::Clean)),
+        }
+    }
+
+    /// Whether `count` pages from `start` are free and of accepted classes.
+    pub(crate) fn is_run(&self, start: u64, count: u64, accept: &dyn Fn(Class) -> bool) -> bool {
+        let free = self
+            .pages
+            .range(start..start + count)
+            .filter(|(_, (class, state))| accept(*class) && *state != State::Taken);
+        free.count() as u64 == count
+    }
+
+    /// Whether any run exists, by trying every aligned page.
+    pub(crate) fn has_run(&self, count: u64, align: u64, accept: &dyn Fn(Class) -> bool) -> bool {
+        let mut length = 0;
+        let mut last = None;
+        let mut starts = BTreeMap::new();
+        // Stretches first, so that the trial of every page is affordable.
+        for (page, (class, state)) in &self.pages {
+            let free = accept(*class) && *state != State::Taken;
+            let follows = last.is_some_and(|before: u64| before + 1 == *page);
+            length = match (free, follows) {
+                (false, _) => 0,
+                (true, true) => length + 1,
+                (true, false) => 1,
+            };
+            last = free.then_some(*page);
+            if free {
+                starts.insert(page + 1 - length, length);
+            }
+        }
+        starts.into_iter().any(|(start, length)| {
+            (start..start + length).any(|page| page % align == 0 && page + count <= start + length)
+        })
+    }
+}
