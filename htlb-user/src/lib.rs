@@ -7,3 +7,4 @@ pub mod sys;
 pub mod system;
 pub mod load;
 pub mod store;
+pub mod bench;
