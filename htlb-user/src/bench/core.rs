@@ -354,3 +354,55 @@ pub fn metadata_bytes_per_page() -> Result<f64, Error> {
     let bytes = host.metadata() + mem::size_of_val(&buffer) + mem::size_of_val(&*host.locked());
     Ok(bytes as f64 / pages as f64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_most_ten_bytes_of_metadata_per_page() {
+        let bytes = metadata_bytes_per_page().unwrap();
+        // Eight are the page map's slot.
+        assert!((8.0..=10.0).contains(&bytes), "{bytes} bytes per page");
+    }
+
+    #[test]
+    fn both_peers_find_the_same_pages() {
+        let lookups = Lookups::new(1000).unwrap();
+        assert_eq!(lookups.tree.len(), 1000);
+        for offset in &lookups.offsets {
+            assert_eq!(lookups.look(*offset), lookups.climb(*offset));
+            assert!(lookups.look(*offset).is_ok());
+        }
+    }
+
+    #[test]
+    fn the_measured_operations_leave_everything_as_it_was() {
+        let ranges = Ranges::new(50).unwrap();
+        let before = (ranges.host.locked().counts(), ranges.buffer.map().census());
+        assert_eq!(before.0.reserved.raw(), 50);
+        assert!(ranges.reserve_and_release(200).unwrap() > 0.0);
+        let after = (ranges.host.locked().counts(), ranges.buffer.map().census());
+        assert_eq!(after, before);
+
+        let mut machine = Machine::new(8, 4096).unwrap();
+        let before = machine.host.locked().counts();
+        assert_eq!(before.free.raw(), 2048);
+        assert!(machine.promise_take_put_release(5000).unwrap() > 0.0);
+        assert_eq!(machine.host.locked().counts(), before);
+        assert_eq!(machine.host.locked().check(), Ok(()));
+    }
+
+    #[test]
+    fn uniform_numbers_are_below_their_end_and_spread() {
+        let mut uniform = Uniform(1);
+        let mut seen = [0u32; 10];
+        for _ in 0..10_000 {
+            seen[uniform.below(10) as usize] += 1;
+        }
+        assert!(
+            seen.iter().all(|times| (800..1200).contains(times)),
+            "{seen:?}"
+        );
+    }
+}

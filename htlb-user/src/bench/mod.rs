@@ -6,7 +6,7 @@ pub mod host;
 
 use std::time::Instant;
 
-/// Rounds that count; one more comes first and is discarded, so that all are warm.
+/// Rounds that are counted.
 pub const ROUNDS: usize = 9;
 
 /// What each of some peers took in each round, in nanoseconds per operation.
@@ -16,6 +16,9 @@ pub struct Rounds<const N: usize> {
 }
 
 /// Lets peers take turns. Each says how long it took, in nanoseconds per operation; another one begins each round.
+///
+/// In its turn a peer runs twice, and the second time counts: the caches are its own again by then, whatever the peer
+/// before it left in them.
 ///
 /// # Errors
 /// The first that a peer reports.
@@ -27,15 +30,13 @@ pub struct Rounds<const N: usize> {
 /// # Ok::<(), ()>(())
 /// ```
 pub fn interleaved<const N: usize, E>(
-    mut peers: [&mut dyn FnMut() -> Result<f64, E>; N],
+    peers: [&mut dyn FnMut() -> Result<f64, E>; N],
 ) -> Result<Rounds<N>, E> {
     let mut took = [[0.0; ROUNDS]; N];
-    for peer in &mut peers {
-        peer()?;
-    }
     for round in 0..ROUNDS {
         for turn in 0..N {
             let peer = (turn + round) % N;
+            peers[peer]()?;
             took[peer][round] = peers[peer]()?;
         }
     }
