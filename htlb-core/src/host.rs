@@ -28,6 +28,26 @@ pub struct Blank {
     pub condition: Condition,
 }
 
+/// What a page holds when a slot gets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Contents {
+    /// Only zeroes.
+    Zeroes,
+    /// Anything, perhaps somebody else's: to be cleared.
+    Anything,
+    /// What the same owner left, which may stay.
+    OwnData,
+}
+
+impl From<Condition> for Contents {
+    fn from(condition: Condition) -> Self {
+        match condition {
+            Condition::Clean => Self::Zeroes,
+            Condition::Dirty => Self::Anything,
+        }
+    }
+}
+
 /// Whether a page that left its slot can be used again.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a page in limbo is still charged"]
@@ -55,16 +75,17 @@ pub trait Host {
     /// The account that pays for pages of this attempt.
     fn account(&self, attempt: &Attempt) -> AccountId;
 
-    /// A page that the same owner gave up earlier and that is still charged to its account, with what the owner left in it.
-    fn own(&self, _attempt: &Attempt) -> Option<Frame> {
+    /// A page that is set aside for the page at `index` of this buffer, or that the same owner gave up earlier: already
+    /// charged to the account of the attempt, and in use as far as the stock knows.
+    fn own(&self, _attempt: &Attempt, _index: PageIndex) -> Option<(Frame, Contents)> {
         None
     }
 
-    /// Keeps a page for the same owner, still charged; gives it back where there is no room for it.
+    /// Keeps a page for the same buffer or owner, still charged; gives it back where there is no room for it.
     ///
     /// # Errors
     /// The frame.
-    fn keep(&self, frame: Frame, _attempt: &Attempt) -> Result<(), Frame> {
+    fn keep(&self, frame: Frame, _attempt: &Attempt, _index: PageIndex) -> Result<(), Frame> {
         Err(frame)
     }
 

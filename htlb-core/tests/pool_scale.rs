@@ -32,7 +32,7 @@ fn machine() -> (Pool<Vec<u64>>, u32) {
         let page = step.wrapping_mul(0x9e37_79b9) % PAGES;
         let mut next = frame(page);
         while let Err((back, stop)) = pool.add(next, class(page), Condition::Dirty) {
-            let Stop::Metadata { words } = stop else {
+            let Stop::Metadata { words, .. } = stop else {
                 unreachable!("{stop:?}")
             };
             drop(pool.adopt(vec![u64::MAX; words]));

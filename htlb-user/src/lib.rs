@@ -8,3 +8,6 @@ pub mod system;
 pub mod load;
 pub mod store;
 pub mod bench;
+pub mod receipt;
+
+pub use receipt::Receipt;

@@ -149,7 +149,9 @@ fn a_large_machine_keeps_every_promise() {
                         granted += 1;
                         promises.push(promise);
                     }
-                    Err(Stop::Metadata { words }) => drop(ledger.adopt(vec![9; words]).unwrap()),
+                    Err(Stop::Metadata { words, .. }) => {
+                        drop(ledger.adopt(vec![9; words]).unwrap())
+                    }
                     Err(stop) => {
                         assert_eq!(stop, NO_ROOM);
                         refused += 1;

@@ -30,7 +30,13 @@ fn an_undone_take_finds_its_row_in_full_tables() {
     assert_eq!(others.len(), 7);
     let larger = ledger.tables().grown().unwrap();
     let words = larger.words();
-    assert_eq!(full, Stop::Metadata { words });
+    assert_eq!(
+        full,
+        Stop::Metadata {
+            table: crate::step::Table::Ledger,
+            words
+        }
+    );
     let back = ledger.put_promised(taken, reach(1, 11), ROOT);
     assert_eq!(back.pages(), PageCount::ONE);
     assert_eq!(ledger.check(), Ok(()));

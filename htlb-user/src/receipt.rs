@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
+//! What was got: which pages, from which rung of the ladder, on which nodes, and why not better ones.
+
+use std::fmt;
+use std::time::Duration;
+
+use htlb_core::{ByteLen, HugeSize, NodeId, PageCount, Rung};
+use serde::Serialize;
+
+/// Where the memory behind a buffer is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Home {
+    /// In this process alone.
+    Private,
+    /// A memfd of its own, to be passed on.
+    Memfd,
+    /// A named file that outlives the process.
+    Named {
+        /// The folder that holds it.
+        folder: String,
+    },
+}
+
+/// The pages that one rung of the ladder gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Which rung.
+    pub rung: Rung,
+    /// The page size.
+    pub size: HugeSize,
+    /// How many pages.
+    pub pages: PageCount,
+    /// On which nodes, as verified after allocation; empty where the system does not say.
+    pub nodes: Vec<(NodeId, PageCount)>,
+}
+
+/// A rung that gave nothing, or less than was wanted, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which rung.
+    pub rung: Rung,
+    /// The page size.
+    pub size: HugeSize,
+    /// Why, in one sentence, with the command that would change it where there is one.
+    pub why: String,
+}
+
+/// What was got for a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The bytes asked for.
+    pub asked: ByteLen,
+    /// What each rung gave, first choice first.
+    pub shares: Vec<Share>,
+    /// The rungs that fell short.
+    pub refusals: Vec<Refusal>,
+    /// Bytes that are promised and have no page yet.
+    pub reserved: ByteLen,
+    /// Bytes that have a page.
+    pub populated: ByteLen,
+    /// Where they are.
+    pub home: Home,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Receipt {
+    /// The bytes that huge pages of any kind cover.
+    #[must_use]
+    pub fn huge(&self) -> ByteLen {
+        let huge = self
+            .shares
+            .iter()
+            .filter(|share| share.size != HugeSize::BASE);
+        ByteLen::new(
+            huge.map(|share| share.size.bytes() * share.pages.raw())
+                .sum(),
+        )
+    }
+
+    /// Whether the first rung that was tried gave everything.
+    #[must_use]
+    pub fn is_first_choice(&self) -> bool {
+        self.refusals.is_empty()
+    }
+}
+
+impl fmt::Display for Receipt {
+    /// A line for each rung, then those that fell short.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for share in &self.shares {
+            write!(
+                f,
+                "{} x {} from the {}",
+                share.pages,
+                share.size,
+                rung_words(share.rung)
+            )?;
+            for (place, (node, pages)) in share.nodes.iter().enumerate() {
+                let lead = if place == 0 { "; " } else { ", " };
+                write!(f, "{lead}{pages} on node {node}")?;
+            }
+            writeln!(f)?;
+        }
+        for refusal in &self.refusals {
+            writeln!(
+                f,
+                "not {} from the {}: {}",
+                refusal.size,
+                rung_words(refusal.rung),
+                refusal.why
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// A rung in the words of a user of this machine.
+const fn rung_words(rung: Rung) -> &'static str {
+    match rung {
+        Rung::Pool => "pool of this process",
+        Rung::System => "system's huge-page pool",
+        Rung::Transparent => "system as transparent huge pages",
+        Rung::Base => "system as base pages",
+    }
+}
+
+impl Serialize for Receipt {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let shares: Vec<_> = self
+            .shares
+            .iter()
+            .map(|share| {
+                serde_json::json!({
+                    "rung": share.rung.to_string(),
+                    "page_bytes": share.size.bytes(),
+                    "pages": share.pages.raw(),
+                    "nodes": share.nodes.iter().map(|(node, pages)| {
+                        serde_json::json!({"node": node.raw(), "pages": pages.raw()})
+                    }).collect::<Vec<_>>(),
+                })
+            })
+            .collect();
+        let refusals: Vec<_> = self
+            .refusals
+            .iter()
+            .map(|refusal| {
+                serde_json::json!({
+                    "rung": refusal.rung.to_string(),
+                    "page_bytes": refusal.size.bytes(),
+                    "why": refusal.why,
+                })
+            })
+            .collect();
+        let mut fields = serializer.serialize_struct("Receipt", 7)?;
+        fields.serialize_field("asked_bytes", &self.asked.raw())?;
+        fields.serialize_field("shares", &shares)?;
+        fields.serialize_field("refusals", &refusals)?;
+        fields.serialize_field("reserved_bytes", &self.reserved.raw())?;
+        fields.serialize_field("populated_bytes", &self.populated.raw())?;
+        fields.serialize_field("home", &self.home)?;
+        fields.serialize_field("seconds", &self.took.as_secs_f64())?;
+        fields.end()
+    }
+}
