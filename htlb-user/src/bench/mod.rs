@@ -4,10 +4,16 @@
 pub mod core;
 pub mod host;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Rounds that are counted.
 pub const ROUNDS: usize = 9;
+
+/// How long a turn goes on, unless its first counted run already takes longer.
+const TURN: Duration = Duration::from_millis(20);
+
+/// The most runs that one turn counts.
+const RUNS: usize = 64;
 
 /// What each of some peers took in each round, in nanoseconds per operation.
 #[derive(Clone, Copy, Debug)]
@@ -17,8 +23,8 @@ pub struct Rounds<const N: usize> {
 
 /// Lets peers take turns. Each says how long it took, in nanoseconds per operation; another one begins each round.
 ///
-/// In its turn a peer runs twice, and the second time counts: the caches are its own again by then, whatever the peer
-/// before it left in them.
+/// The first run of a turn is discarded: after it the caches are the peer's own again, whatever the one before it left in
+/// them. The others, as many as fit into 20 ms and at least one, count with their median.
 ///
 /// # Errors
 /// The first that a peer reports.
@@ -34,34 +40,46 @@ pub fn interleaved<const N: usize, E>(
 ) -> Result<Rounds<N>, E> {
     let mut took = [[0.0; ROUNDS]; N];
     for round in 0..ROUNDS {
-        for turn in 0..N {
-            let peer = (turn + round) % N;
-            peers[peer]()?;
-            took[peer][round] = peers[peer]()?;
+        for place in 0..N {
+            let peer = (place + round) % N;
+            took[peer][round] = turn_of(peers[peer])?;
         }
     }
     Ok(Rounds { took })
+}
+
+fn turn_of<E>(peer: &mut dyn FnMut() -> Result<f64, E>) -> Result<f64, E> {
+    peer()?;
+    let start = Instant::now();
+    let mut runs = [0.0; RUNS];
+    let mut counted = 0;
+    while counted == 0 || (counted < RUNS && start.elapsed() < TURN) {
+        runs[counted] = peer()?;
+        counted += 1;
+    }
+    Ok(median(&mut runs[..counted]))
 }
 
 impl<const N: usize> Rounds<N> {
     /// The median of one peer, in nanoseconds per operation.
     #[must_use]
     pub fn median(&self, peer: usize) -> f64 {
-        median(self.took[peer])
+        median(&mut { self.took[peer] })
     }
 
     /// The median, over the rounds, of what `peer` took divided by what `other` took.
     #[must_use]
     pub fn ratio(&self, peer: usize, other: usize) -> f64 {
-        median(std::array::from_fn(|round| {
-            self.took[peer][round] / self.took[other][round]
-        }))
+        let (took, others) = (&self.took[peer], &self.took[other]);
+        let mut ratios: [f64; ROUNDS] = std::array::from_fn(|round| took[round] / others[round]);
+        median(&mut ratios)
     }
 }
 
-fn median(mut rounds: [f64; ROUNDS]) -> f64 {
-    rounds.sort_by(f64::total_cmp);
-    rounds[ROUNDS / 2]
+/// The middle one; of an even number, the larger of the two.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// How long `operations` operations take that `f` does in one go, in nanoseconds for each.
