@@ -184,7 +184,7 @@
 //! - **Memory**: [`Host::words`] and [`Host::slots`], zeroed. An array will do: see `examples/spin_host`.
 //! - **Pages**: [`Stock::add`] for those it has at the start, each with its [`Class`]; [`Host::supply`] to get more into a stock
 //!   when a promise is short; [`Host::page`] for pages that belong to one buffer and never to a pool. A host without a
-//!   system below it answers [`Error::OutOfPages`].
+//!   system below it supplies none, and answers [`Error::OutOfPages`] to the last.
 //! - **Contents**: [`Host::clear`]. Pages come back dirty; the driver loops clear them when somebody takes them, unlocked,
 //!   unless a producer fills them.
 //! - **Mappings**: [`Host::unmap`] revokes, and cannot fail; [`Host::reclaim`] then says whether the page is really free.

@@ -182,7 +182,7 @@ impl Host for Quiet {
     }
 
     fn supply(&self, _: &Attempt, _: NodeMask, _: PageCount) -> Result<PageCount, Error> {
-        Err(Error::OutOfPages)
+        Ok(PageCount::ZERO)
     }
 
     fn page(&self, _: &Attempt, _: NodeMask) -> Result<(Frame, Condition), Error> {
