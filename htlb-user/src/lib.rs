@@ -7,6 +7,7 @@ pub mod sys;
 pub mod system;
 pub mod load;
 pub mod store;
+pub mod bench;
 pub mod receipt;
 
 mod advice;
