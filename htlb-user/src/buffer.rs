@@ -18,6 +18,8 @@ use htlb_core::{
 use crate::arena::{address, Arena, Slots, Words};
 use crate::error::Error;
 use crate::host::BufferHost;
+use crate::owner::{Key, Owner};
+use crate::pools::Shared;
 use crate::receipt::{Home, Receipt, Share};
 
 pub use builder::{BufferBuilder, Layout, Populate};
@@ -47,6 +49,18 @@ impl Live {
         held
     }
 
+    /// Whether every page that it was made with is still there, and no more.
+    fn is_as_made(&self, key: &Key) -> bool {
+        let map = self.core.map();
+        let mut pages = map
+            .extents()
+            .iter()
+            .map(|extent| extent.first_pages(extent.pages()));
+        map.size() == key.request.size()
+            && !map.is_sealed()
+            && pages.all(|pages| pages.iter().all(|index| map.is_present(index)))
+    }
+
     /// Audits the pages that are this buffer's alone.
     pub(crate) fn check_own(&self) -> Result<(), Violation> {
         let Some(arena) = self.host.own_arena() else {
@@ -67,6 +81,8 @@ pub struct Buffer {
     /// `None` only while it is dropped.
     live: Option<Arc<Live>>,
     place: usize,
+    /// Who has it back when it is dropped.
+    keep: Option<(Owner, Key)>,
     home: Home,
     access: Access,
     took: Duration,
@@ -176,18 +192,17 @@ impl Buffer {
         self.host().arena(&part.attempt).ok_or(Cause::FrameInvalid)
     }
 
-    /// Promises every page of `offset..offset + len` that is not there yet; says how many bytes that was.
+    /// Promises every page of `offset..offset + len` that is not there yet.
     ///
     /// # Errors
     /// [`Cause::NoRoom`] and [`Cause::OutOfPages`], with nothing promised; ranges that are not whole pages of the buffer.
-    pub fn reserve(&self, offset: u64, len: u64) -> Result<u64, Error> {
+    pub fn reserve(&self, offset: u64, len: u64) -> Result<(), Error> {
         let _inside = self.host().shared().enter();
-        let asked = || format!("reserve {len} bytes at offset {offset}");
-        let fail = |cause| self.error(asked(), cause);
+        let fail = |cause| self.error(format!("reserve {len} bytes at offset {offset}"), cause);
         let range = ByteRange::at(ByteOffset::new(offset), ByteLen::new(len)).map_err(fail)?;
-        let before = self.promised();
-        driver::reserve(self.host(), self.core(), range).map_err(fail)?;
-        Ok(self.promised().saturating_sub(before))
+        driver::reserve(self.host(), self.core(), range)
+            .map(drop)
+            .map_err(fail)
     }
 
     /// Gives the pages and promises of `offset..offset + len` back. No system call.
@@ -351,7 +366,9 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let Some(live) = self.live.take() else { return };
+        let Some(mut live) = self.live.take() else {
+            return;
+        };
         let shared = Arc::clone(live.host.shared());
         if !shared.is_mine() {
             // A child's copy: the pages are the parent's. What it would lock may be locked for ever.
@@ -359,17 +376,29 @@ impl Drop for Buffer {
             return;
         }
         let inside = shared.enter();
-        shared.unregister(self.place);
-        // INVARIANT: inspections upgrade only while the gate is closed, so this is the last owner.
-        if let Some(Live { mut core, host }) = Arc::into_inner(live) {
-            let first = core.parts().next().copied();
-            // Pins and seals borrow the buffer; one that was leaked keeps its pages, which is what it asked for.
-            if driver::release(&host, &mut core).is_ok() {
-                if let Some(part) = first {
-                    host.put_aside_back(&part.attempt, part.charge);
-                }
+        if let Some((owner, key)) = self.keep.take().filter(|(_, key)| live.is_as_made(key)) {
+            match owner.shelf().push(key, live, self.place) {
+                Ok(()) => return,
+                Err(back) => live = back,
             }
         }
+        release(&shared, live, self.place);
         drop(inside);
+    }
+}
+
+/// The end of a buffer: its pages and promises go back. The caller is inside the gate.
+pub(crate) fn release(shared: &Shared, live: Arc<Live>, place: usize) {
+    shared.unregister(place);
+    // INVARIANT: inspections upgrade only while the gate is closed, so this is the last owner.
+    let Some(Live { mut core, host }) = Arc::into_inner(live) else {
+        return;
+    };
+    let first = core.parts().next().copied();
+    // Pins and seals borrow the buffer; one that was leaked keeps its pages, which is what it asked for.
+    if driver::release(&host, &mut core).is_ok() {
+        if let Some(part) = first {
+            host.put_aside_back(&part.attempt, part.charge);
+        }
     }
 }

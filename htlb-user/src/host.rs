@@ -16,7 +16,6 @@ use htlb_core::{
 
 use crate::advice;
 use crate::arena::{address, words, Arena, Binding, Growth, Kin, Slots, Words};
-use crate::owner::Shelf;
 use crate::pools::Shared;
 use crate::receipt::Refusal;
 use crate::sys::clear::Caches;
@@ -37,7 +36,6 @@ pub(crate) struct BufferHost {
     shared: Arc<Shared>,
     /// The buffer's own pages, where it does not use the pools'.
     own: Option<Arc<Arena>>,
-    owner: Option<Arc<Shelf>>,
     binding: Binding,
     threads: usize,
     /// The rights to the bytes of its pages, by address.
@@ -54,14 +52,12 @@ impl BufferHost {
     pub(crate) fn new(
         shared: Arc<Shared>,
         own: Option<Arc<Arena>>,
-        owner: Option<Arc<Shelf>>,
         binding: Binding,
         threads: usize,
     ) -> Self {
         Self {
             shared,
             own,
-            owner,
             binding,
             threads,
             leases: Mutex::default(),
@@ -94,14 +90,6 @@ impl BufferHost {
     /// Why rungs fell short, so far.
     pub(crate) fn refusals(&self) -> Vec<Refusal> {
         locked(&self.refusals).clone()
-    }
-
-    /// Whether the owner keeps a page for this attempt.
-    pub(crate) fn has_own(&self, attempt: &Attempt) -> bool {
-        match (&self.owner, self.arena(attempt)) {
-            (Some(owner), Some(arena)) => owner.has(arena, attempt.reach),
-            _ => false,
-        }
     }
 
     pub(crate) fn repeat(&self, refusal: Refusal) {
@@ -351,9 +339,7 @@ impl Host for BufferHost {
                     .map(|frame| (frame, contents));
             }
         }
-        let arena = self.arena(attempt)?;
-        let frame = self.owner.as_ref()?.pop(arena, attempt.reach)?;
-        Some((frame, Contents::OwnData))
+        None
     }
 
     fn set_aside(&self, frame: Frame, _attempt: &Attempt, index: PageIndex) -> Result<(), Frame> {
@@ -373,13 +359,6 @@ impl Host for BufferHost {
                 let _ = frame.into_pfn();
                 Ok(())
             }
-            _ => Err(frame),
-        }
-    }
-
-    fn keep(&self, frame: Frame, attempt: &Attempt) -> Result<(), Frame> {
-        match (&self.owner, self.arena(attempt)) {
-            (Some(owner), Some(arena)) => owner.push(arena, attempt.reach, frame),
             _ => Err(frame),
         }
     }

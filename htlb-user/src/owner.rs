@@ -1,31 +1,36 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
-//! Pages that an owner keeps between two buffers, so that its own data needs no clearing for it.
+//! Buffers that an owner keeps between two uses, so that its own data needs no clearing for it.
+//!
+//! What is kept is the whole buffer, its pages in their slots and charged as before: taking it out again touches neither
+//! ledger nor pool. A page that leaves the shelf is dirty for everyone.
 
 use std::sync::{Arc, Mutex};
 
-use htlb_core::ledger::AccountId;
-use htlb_core::magazine::Magazine;
-use htlb_core::{Charge, Class, Condition, Frame, Level, NodeId, Reach};
+use htlb_core::{ByteLen, Request};
 
-use crate::arena::{words, Arena, Words};
+use crate::buffer::{self, Layout, Live};
 use crate::host::locked;
 use crate::pools::{Pools, Shared};
 
-/// How many pages of each kind an owner keeps at most.
-const KEPT: usize = 64;
+/// How much an owner keeps unless it says otherwise: 64 MiB.
+const KEPT: u64 = 64 << 20;
 
-/// One tenant of a process: buffers that share it may see each other's old data, and nobody else's.
+/// One tenant of a process: its buffers may hold what its earlier buffers left, and nobody else's data.
 ///
-/// Dropping the last clone gives its pages back, dirty for everyone.
+/// Only a buffer of the same choices and size is used again. Dropping the last clone gives everything back, and so does a
+/// shortage anywhere in the pools.
 ///
 /// ```
-/// use htlb_user::{Pools, Owner};
+/// use htlb_user::{Owner, Pools};
 /// let pools = Pools::new()?;
 /// let owner = Owner::new(&pools);
-/// let first = pools.buffer(8192).base_pages().owner(&owner).create()?;
+/// let mut first = pools.buffer(8192).base_pages().owner(&owner).create()?;
+/// first.as_mut_slice()?[0] = 7;
 /// drop(first); // its pages stay with the owner
 /// let again = pools.buffer(8192).base_pages().owner(&owner).create()?;
-/// assert_eq!(again.len(), 8192);
+/// assert_eq!(again.as_slice()?[0], 7);
+/// let other = pools.buffer(8192).base_pages().create()?;
+/// assert_eq!(other.as_slice()?[0], 0);
 /// # Ok::<(), htlb_user::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -34,12 +39,19 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// A new owner, with nothing kept.
+    /// A new owner that keeps up to 64 MiB.
     #[must_use]
     pub fn new(pools: &Pools) -> Self {
+        Self::keeping(pools, KEPT)
+    }
+
+    /// A new owner that keeps up to `bytes` bytes.
+    #[must_use]
+    pub fn keeping(pools: &Pools, bytes: u64) -> Self {
         let shelf = Arc::new(Shelf {
             shared: Arc::clone(pools.shared()),
-            magazines: Mutex::default(),
+            limit: ByteLen::new(bytes),
+            spent: Mutex::default(),
         });
         pools.shared().register_shelf(&shelf);
         Self { shelf }
@@ -50,102 +62,72 @@ impl Owner {
     }
 }
 
-#[derive(Debug)]
-struct Kept {
-    arena: Arc<Arena>,
-    reach: Reach,
-    magazine: Magazine<Words>,
+/// What makes a kept buffer fit a new request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) request: Request,
+    pub(crate) capacity: u64,
+    pub(crate) layout: Layout,
 }
 
-/// The magazines of one owner.
+/// A buffer that is not in use.
+#[derive(Debug)]
+struct Spent {
+    key: Key,
+    live: Arc<Live>,
+    place: usize,
+}
+
+/// The buffers that one owner keeps.
 #[derive(Debug)]
 pub(crate) struct Shelf {
     shared: Arc<Shared>,
-    /// One for each kind of page and reach: a page goes back under the reach that it was taken for.
-    magazines: Mutex<Vec<Kept>>,
+    limit: ByteLen,
+    spent: Mutex<Vec<Spent>>,
 }
 
 impl Shelf {
-    /// The page that was kept last of those taken for this reach.
-    pub(crate) fn pop(&self, arena: &Arc<Arena>, reach: Reach) -> Option<Frame> {
-        let mut magazines = locked(&self.magazines);
-        let kept = magazines.iter_mut().find(|kept| kept.is(arena, reach))?;
-        kept.magazine.pop().map(|(frame, _)| frame)
+    /// The buffer of these choices that was kept last.
+    pub(crate) fn pop(&self, key: &Key) -> Option<(Arc<Live>, usize)> {
+        let mut spent = locked(&self.spent);
+        let at = spent.iter().rposition(|kept| kept.key == *key)?;
+        let kept = spent.remove(at);
+        Some((kept.live, kept.place))
     }
 
-    /// Whether a page taken for this reach is kept.
-    pub(crate) fn has(&self, arena: &Arc<Arena>, reach: Reach) -> bool {
-        locked(&self.magazines)
-            .iter()
-            .any(|kept| kept.is(arena, reach) && !kept.magazine.is_empty())
-    }
-
-    /// Keeps a page, still charged.
-    pub(crate) fn push(&self, arena: &Arc<Arena>, reach: Reach, frame: Frame) -> Result<(), Frame> {
-        if !self.shared.owns(arena) {
-            return Err(frame);
+    /// Keeps a buffer; gives it back where that would be too much.
+    pub(crate) fn push(&self, key: Key, live: Arc<Live>, place: usize) -> Result<(), Arc<Live>> {
+        let mut spent = locked(&self.spent);
+        let kept: u64 = spent.iter().map(|kept| kept.key.capacity).sum();
+        if kept.saturating_add(key.capacity) > self.limit.raw() {
+            return Err(live);
         }
-        let mut magazines = locked(&self.magazines);
-        if !magazines.iter().any(|kept| kept.is(arena, reach)) {
-            let magazine = Magazine::new(arena.size(), words(KEPT));
-            magazines.push(Kept {
-                arena: Arc::clone(arena),
-                reach,
-                magazine,
-            });
-        }
-        let class = Class {
-            node: NodeId::ZERO,
-            level: Level::WIDEST,
-        };
-        match magazines.iter_mut().find(|kept| kept.is(arena, reach)) {
-            // The magazine's own class is not used here: the pool knows the page's when it comes back.
-            Some(kept) => kept.magazine.push(frame, class),
-            None => Err(frame),
-        }
+        spent.push(Spent { key, live, place });
+        Ok(())
     }
 
-    /// How many pages of `arena` are kept.
-    pub(crate) fn kept(&self, arena: &Arc<Arena>) -> u64 {
-        let magazines = locked(&self.magazines);
-        let of_arena = magazines
-            .iter()
-            .filter(|kept| Arc::ptr_eq(&kept.arena, arena));
-        of_arena.map(|kept| kept.magazine.len() as u64).sum()
-    }
-
-    /// Gives everything back: for a shortage, and at the end.
-    pub(crate) fn empty(&self) -> u64 {
-        let mut magazines = locked(&self.magazines);
-        let mut count = 0;
-        for Kept {
-            arena,
-            reach,
-            magazine,
-        } in magazines.iter_mut()
-        {
-            let charge = Charge {
-                reach: *reach,
-                account: AccountId::ROOT,
-            };
-            for (frame, _) in magazine.drain() {
-                let returned = locked(arena.stock()).put(frame, charge, Condition::Dirty);
-                self.shared.settle(arena, returned);
-                count += 1;
-            }
+    /// Gives everything back to the pools: for a shortage, and at the end. The caller is inside the gate. Says how many
+    /// buffers that were.
+    pub(crate) fn empty(&self) -> usize {
+        let spent = std::mem::take(&mut *locked(&self.spent));
+        let count = spent.len();
+        for kept in spent {
+            buffer::release(&self.shared, kept.live, kept.place);
         }
         count
     }
 }
 
-impl Kept {
-    fn is(&self, arena: &Arc<Arena>, reach: Reach) -> bool {
-        Arc::ptr_eq(&self.arena, arena) && self.reach == reach
-    }
-}
-
 impl Drop for Shelf {
     fn drop(&mut self) {
+        if !self.shared.is_mine() {
+            std::mem::take(&mut *locked(&self.spent))
+                .into_iter()
+                .for_each(std::mem::forget);
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let _inside = shared.enter();
         self.empty();
     }
 }

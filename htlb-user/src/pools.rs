@@ -17,6 +17,7 @@ use crate::buffer::{BufferBuilder, Live};
 use crate::error::Error;
 use crate::host::locked;
 use crate::owner::Shelf;
+use crate::sys::fork::Generation;
 use crate::system::{self, Root};
 use crate::waiters::Waiters;
 
@@ -131,7 +132,7 @@ impl PoolsBuilder {
         Ok(Pools {
             shared: Arc::new(Shared {
                 root: self.root,
-                maker: std::process::id(),
+                maker: Generation::current(),
                 topology,
                 highest,
                 arenas,
@@ -236,7 +237,7 @@ impl Pools {
 pub(crate) struct Shared {
     root: Root,
     /// The process that made it.
-    maker: u32,
+    maker: Generation,
     topology: Topology,
     highest: u8,
     arenas: Vec<Arc<Arena>>,
@@ -340,12 +341,7 @@ impl Shared {
 
     /// Whether this process made the pools; a forked child did not.
     pub(crate) fn is_mine(&self) -> bool {
-        self.maker == std::process::id()
-    }
-
-    /// Whether the arena is one of the pools, and not a buffer's own.
-    pub(crate) fn owns(&self, arena: &Arc<Arena>) -> bool {
-        self.retention == Retention::Keep && self.arenas.iter().any(|own| Arc::ptr_eq(own, arena))
+        self.maker == Generation::current()
     }
 
     /// Lets the calling thread in; waits while an inspection is under way.
@@ -433,7 +429,7 @@ impl Shared {
     }
 
     /// Takes back what owners keep.
-    pub(crate) fn empty_shelves(&self) -> u64 {
+    pub(crate) fn empty_shelves(&self) -> usize {
         let shelves: Vec<_> = locked(&self.shelves)
             .iter()
             .filter_map(Weak::upgrade)
@@ -466,10 +462,6 @@ impl Shared {
             .flatten()
             .filter_map(Weak::upgrade)
             .collect();
-        let shelves: Vec<Arc<Shelf>> = locked(&self.shelves)
-            .iter()
-            .filter_map(Weak::upgrade)
-            .collect();
         for arena in &self.arenas {
             let stock = locked(arena.stock());
             let mut held = Held::default();
@@ -478,7 +470,6 @@ impl Shared {
                 held.promises += own.promises;
                 held.pages += own.pages;
             }
-            held.pages += shelves.iter().map(|shelf| shelf.kept(arena)).sum::<u64>();
             held.pages += locked(&self.limbo)
                 .iter()
                 .filter(|page| Arc::ptr_eq(&page.arena, arena))

@@ -3,6 +3,7 @@
 
 pub mod core;
 pub mod host;
+pub mod machine;
 
 use std::time::{Duration, Instant};
 
@@ -77,7 +78,7 @@ impl<const N: usize> Rounds<N> {
 }
 
 /// The middle one; of an even number, the larger of the two.
-fn median(values: &mut [f64]) -> f64 {
+pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }

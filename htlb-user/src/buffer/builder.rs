@@ -15,7 +15,7 @@ use super::{Access, Buffer, Live, PageMut};
 use crate::arena::Binding;
 use crate::error::Error;
 use crate::host::BufferHost;
-use crate::owner::Owner;
+use crate::owner::{Key, Owner};
 use crate::pools::Shared;
 use crate::receipt::Home;
 
@@ -197,6 +197,30 @@ impl BufferBuilder {
             .request
             .build()
             .map_err(|cause| Error::new(asked(), cause))?;
+        let straight = self.layout == Layout::Straight && self.populate == Populate::Now;
+        let key = Key {
+            request,
+            capacity: self.capacity,
+            layout: self.layout,
+        };
+        let keep = self
+            .owner
+            .as_ref()
+            .filter(|_| straight && !self.shareable)
+            .map(|owner| (owner.clone(), key));
+        if let (Some((owner, key)), None) = (&keep, &produce) {
+            if let Some((live, place)) = owner.shelf().pop(key) {
+                return Ok(Buffer {
+                    live: Some(live),
+                    place,
+                    keep,
+                    home: Home::Private,
+                    access: Access::InPlace,
+                    took: began.elapsed(),
+                    asked: request.size(),
+                });
+            }
+        }
         let placement = policy::resolve(&request, self.shared.topology())
             .map_err(|cause| Error::new(asked(), cause))?;
         let binding = if self.nodes.is_strict() {
@@ -204,19 +228,16 @@ impl BufferBuilder {
         } else {
             Binding::Preferred
         };
-        let straight = self.layout == Layout::Straight && self.populate == Populate::Now;
         let commitment = match self.populate {
             Populate::Unpromised => Commitment::Unpromised,
             Populate::Now | Populate::Later => Commitment::Promised,
         };
         let shared = Arc::clone(&self.shared);
         let inside = shared.enter();
-        let shelf = self.owner.as_ref().map(|owner| Arc::clone(owner.shelf()));
         let made = if self.shareable {
             self.make_shareable(&placement, binding)
         } else {
-            let host =
-                BufferHost::new(Arc::clone(&self.shared), None, shelf, binding, self.threads);
+            let host = BufferHost::new(Arc::clone(&self.shared), None, binding, self.threads);
             let core = if straight {
                 self.make_straight(&host, &placement)
             } else {
@@ -240,6 +261,7 @@ impl BufferBuilder {
         let mut buffer = Buffer {
             live: Some(live),
             place,
+            keep,
             home,
             access: Access::InPlace,
             took: began.elapsed(),
@@ -287,10 +309,7 @@ impl BufferBuilder {
             reach: attempt.reach,
             account: host.account(attempt),
         };
-        // One page that its owner kept comes from there when the buffer is populated; all else needs a run.
-        if pages > PageCount::ONE || !host.has_own(attempt) {
-            self.set_aside(host, attempt, charge, pages, placement)?;
-        }
+        self.set_aside(host, attempt, charge, pages, placement)?;
         let core = driver::plan(host, &placement.only(attempt), Commitment::Unpromised)
             .and_then(|plan| plan.build(host, ByteLen::new(self.capacity)));
         if core.is_err() {
@@ -308,7 +327,11 @@ impl BufferBuilder {
         pages: PageCount,
         placement: &Placement,
     ) -> Result<(), Cause> {
-        let first = host.take_aside(attempt, charge, pages);
+        let mut first = host.take_aside(attempt, charge, pages);
+        if first.is_err() && self.shared.empty_shelves() > 0 {
+            // What owners kept is free now, dirty for everyone.
+            first = host.take_aside(attempt, charge, pages);
+        }
         match (first, attempt.rung) {
             (Err(Cause::NoContiguousRun | Cause::NoRoom), Rung::Pool) => Err(Cause::NoRoom),
             (Err(Cause::NoContiguousRun | Cause::NoRoom), _) => {

@@ -37,11 +37,11 @@ impl PageMut<'_> {
 pub(super) type Produce<'a> = dyn Fn(&mut PageMut<'_>) -> io::Result<usize> + Sync + 'a;
 
 impl Buffer {
-    /// Puts a zeroed page wherever `offset..offset + len` has none; says how many bytes that was. Several threads share the work.
+    /// Puts a zeroed page wherever `offset..offset + len` has none. Several threads share the work.
     ///
     /// # Errors
     /// [`Cause::NoRoom`] and [`Cause::OutOfPages`] for pages that were not promised; what was populated before stays.
-    pub fn populate(&self, offset: u64, len: u64) -> Result<u64, Error> {
+    pub fn populate(&self, offset: u64, len: u64) -> Result<(), Error> {
         self.fill(offset, len, None)
     }
 
@@ -49,21 +49,21 @@ impl Buffer {
     ///
     /// # Errors
     /// As [`Buffer::populate`]; what `produce` says, the first of several threads'.
-    pub fn populate_with<F>(&self, offset: u64, len: u64, produce: F) -> Result<u64, Error>
+    pub fn populate_with<F>(&self, offset: u64, len: u64, produce: F) -> Result<(), Error>
     where
         F: Fn(&mut PageMut<'_>) -> io::Result<usize> + Sync,
     {
         self.fill(offset, len, Some(&produce))
     }
 
-    pub(super) fn populate_all(&self, produce: Option<&Produce<'_>>) -> Result<u64, Error> {
+    pub(super) fn populate_all(&self, produce: Option<&Produce<'_>>) -> Result<(), Error> {
         match self.len() {
-            0 => Ok(0),
+            0 => Ok(()),
             len => self.fill(0, len, produce),
         }
     }
 
-    fn fill(&self, offset: u64, len: u64, produce: Option<&Produce<'_>>) -> Result<u64, Error> {
+    fn fill(&self, offset: u64, len: u64, produce: Option<&Produce<'_>>) -> Result<(), Error> {
         let asked = || format!("populate {len} bytes at offset {offset}");
         let fail = |cause| self.error(asked(), cause);
         let range = ByteRange::at(ByteOffset::new(offset), ByteLen::new(len)).map_err(fail)?;
@@ -72,7 +72,6 @@ impl Buffer {
         let _inside = shared.enter();
         let words: Mutex<Option<String>> = Mutex::default();
         let threads = (self.host().threads() as u64).clamp(1, pages.count().raw());
-        let before = self.populated();
         let outcome = if threads <= 1 {
             self.fill_part(range, produce, &words).map(drop)
         } else {
@@ -96,7 +95,7 @@ impl Buffer {
             })
         };
         match outcome {
-            Ok(()) => Ok(self.populated().saturating_sub(before)),
+            Ok(()) => Ok(()),
             Err(cause) => {
                 let error = fail(cause);
                 Err(match locked(&words).take() {

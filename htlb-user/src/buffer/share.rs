@@ -103,13 +103,7 @@ impl BufferBuilder {
             threads: self.threads,
         };
         arena.grow_in(&growth, Backing::Shared(file.share(), Peers::Trusted))?;
-        let host = BufferHost::new(
-            Arc::clone(&self.shared),
-            Some(arena),
-            None,
-            binding,
-            self.threads,
-        );
+        let host = BufferHost::new(Arc::clone(&self.shared), Some(arena), binding, self.threads);
         let core = whole_arena(&host, placement, attempt, self.capacity)?;
         Ok((core, host))
     }
@@ -185,13 +179,14 @@ impl Pools {
             ..attempt
         };
         let inside = shared.enter();
-        let host = BufferHost::new(Arc::clone(shared), Some(arena), None, Binding::Preferred, 1);
+        let host = BufferHost::new(Arc::clone(shared), Some(arena), Binding::Preferred, 1);
         let core = whole_arena(&host, &placement, &attempt, bytes).map_err(fail)?;
         let live = Arc::new(Live { core, host });
         let place = shared.register(&live);
         let buffer = Buffer {
             live: Some(live),
             place,
+            keep: None,
             home: Home::Memfd,
             access,
             took: began.elapsed(),
