@@ -245,7 +245,9 @@ impl Buffer {
                     let (mut lease, from) =
                         self.host()
                             .hold_alone(arena, at, page.size.bytes() as usize)?;
-                    if let Some(bytes) = lease.bytes_mut() {
+                    if let Some(bytes) =
+                        Arc::get_mut(&mut lease).and_then(|lease| lease.bytes_mut())
+                    {
                         if let Some(tail) =
                             bytes.get_mut(from + used as usize..from + page.size.bytes() as usize)
                         {

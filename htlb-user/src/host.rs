@@ -231,26 +231,36 @@ impl BufferHost {
         arena: &Arena,
         at: usize,
         len: usize,
-    ) -> Result<(Lease, usize), Error> {
-        drop(self.hold(arena, at, len)?);
-        let mut leases = locked(&self.leases);
-        let base = leases
-            .range(..=at)
-            .next_back()
-            .map(|(base, _)| *base)
-            .ok_or(Error::FrameInvalid)?;
-        match leases.remove(&base).map(Arc::try_unwrap) {
-            Some(Ok(lease)) => Ok((lease, at - base)),
-            Some(Err(shared)) => {
-                leases.insert(base, shared);
-                Err(Error::Pinned)
+    ) -> Result<(Arc<Lease>, usize), Error> {
+        for _ in 0..2 {
+            let mut leases = locked(&self.leases);
+            if let Some(mut found) = leases
+                .range_mut(..=at)
+                .next_back()
+                .map(|(base, _)| *base)
+                .and_then(|base| {
+                    let lease = leases.remove(&base)?;
+                    Some((lease, base))
+                })
+            {
+                let (lease, base) = (&mut found.0, found.1);
+                if base + bytes(lease) >= at + len && Arc::get_mut(lease).is_some() {
+                    return Ok((found.0, at - base));
+                }
+                let shared = base + bytes(lease) >= at + len;
+                leases.insert(base, found.0);
+                if shared {
+                    return Err(Error::Pinned);
+                }
             }
-            None => Err(Error::FrameInvalid),
+            drop(leases);
+            drop(self.hold(arena, at, len)?);
         }
+        Err(Error::FrameInvalid)
     }
 
-    pub(crate) fn give_back(&self, lease: Lease) {
-        locked(&self.leases).insert(lease.as_ptr().as_ptr().addr(), Arc::new(lease));
+    pub(crate) fn give_back(&self, lease: Arc<Lease>) {
+        locked(&self.leases).insert(lease.as_ptr().as_ptr().addr(), lease);
     }
 
     /// Gives up the right to the bytes of a page; false where somebody still reads them.

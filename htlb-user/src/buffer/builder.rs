@@ -2,7 +2,7 @@
 //! Choices for a buffer, and the making of it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use htlb_core::driver::{self, Commitment};
 use htlb_core::{
@@ -191,7 +191,6 @@ impl BufferBuilder {
     }
 
     fn make(self, produce: Option<&super::fill::Produce<'_>>) -> Result<Buffer, Error> {
-        let began = Instant::now();
         let asked = || format!("make a buffer of {} bytes", self.size);
         let request = self
             .request
@@ -216,11 +215,12 @@ impl BufferBuilder {
                     keep,
                     home: Home::Private,
                     access: Access::InPlace,
-                    took: began.elapsed(),
+                    took: Duration::ZERO,
                     asked: request.size(),
                 });
             }
         }
+        let began = Instant::now();
         let placement = policy::resolve(&request, self.shared.topology())
             .map_err(|cause| Error::new(asked(), cause))?;
         let binding = if self.nodes.is_strict() {

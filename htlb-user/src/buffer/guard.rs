@@ -46,8 +46,8 @@ impl Drop for Slice<'_> {
 #[derive(Debug)]
 pub struct SliceMut<'b> {
     host: &'b BufferHost,
-    /// `None` only while it is dropped.
-    lease: Option<Lease>,
+    /// `None` only while it is dropped; the only one of its `Arc`.
+    lease: Option<Arc<Lease>>,
     from: usize,
     len: usize,
 }
@@ -59,7 +59,7 @@ impl Deref for SliceMut<'_> {
         let bytes = self
             .lease
             .as_ref()
-            .and_then(Lease::bytes)
+            .and_then(|lease| lease.bytes())
             .unwrap_or_default();
         bytes
             .get(self.from..self.from + self.len)
@@ -69,11 +69,8 @@ impl Deref for SliceMut<'_> {
 
 impl DerefMut for SliceMut<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
-        let bytes = self
-            .lease
-            .as_mut()
-            .and_then(Lease::bytes_mut)
-            .unwrap_or_default();
+        let lease = self.lease.as_mut().and_then(Arc::get_mut);
+        let bytes = lease.and_then(Lease::bytes_mut).unwrap_or_default();
         bytes
             .get_mut(self.from..self.from + self.len)
             .unwrap_or_default()
@@ -247,7 +244,10 @@ impl Buffer {
         self.each_page(offset, from.len(), |host, arena, at, to, part| {
             let (mut lease, start) = host.hold_alone(arena, at, arena.size().bytes() as usize)?;
             let from = from.get(part).ok_or(Cause::RangeBeyondEnd)?;
-            let outcome = lease.copy_from(ByteOffset::new((start + to) as u64), from);
+            let outcome = match Arc::get_mut(&mut lease) {
+                Some(lease) => lease.copy_from(ByteOffset::new((start + to) as u64), from),
+                None => Err(Cause::Pinned),
+            };
             host.give_back(lease);
             outcome
         })
