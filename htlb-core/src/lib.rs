@@ -213,6 +213,11 @@
 #[cfg(test)]
 extern crate std;
 
+/// The README's example runs too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod units;
 pub mod error;
 pub mod reach;
