@@ -65,13 +65,14 @@
 //! # A slot's life
 //!
 //! ```text
-//!           reserve                  claim                  attach, then commit
-//!    Hole ──────────► Promised ───────────────► Claimed ─────────────────────────► Present
-//!     │ ▲                │  ▲                   │  ▲  │                            │  ▲
-//!     │ └── unpromise ───┘  └───── abort ───────┘  │  └──── punch: next_removed ─┐ │  │ pin, unpin
-//!     └──────────────────────── claim ─────────────┤◄──── punch: claim_range ─────┼─┘
-//!       ▲                                                                        │
-//!       └────────────────────────────────────────────────────────────────────────┘
+//!              reserve                claim              attach, commit
+//!   Hole ────────────────► Promised ──────────► Claimed ──────────────► Present ⟲ pin, unpin
+//!    ▲ │ ◄────────────────    ◄────────────────  ▲ │ │ ◄────────────────
+//!    │ │      unpromise             abort        │ │ │ punch: claim_range
+//!    │ │                                         │ │ │
+//!    │ └──────────────── claim ──────────────────┘ │ │
+//!    ├────────────────── abort ────────────────────┘ │
+//!    └─────────── punch: next_removed ───────────────┘
 //! ```
 //!
 //! *Claimed* is exclusive, whatever for. It remembers its origin, Hole or Promised, and an abort restores that. Whoever
