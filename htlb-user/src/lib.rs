@@ -10,4 +10,17 @@ pub mod store;
 pub mod bench;
 pub mod receipt;
 
+mod advice;
+mod arena;
+pub mod buffer;
+mod error;
+mod host;
+mod owner;
+pub mod pools;
+mod waiters;
+
+pub use buffer::{Buffer, BufferBuilder};
+pub use error::Error;
+pub use owner::Owner;
+pub use pools::Pools;
 pub use receipt::Receipt;

@@ -279,7 +279,7 @@ fn restore<H: Host>(
         (Source::Promise, Some(stock)) => {
             stock.with(|stock| stock.untake(frame, *charge, condition).err())
         }
-        (Source::Owner, _) => host.keep(frame, attempt, index).err().and_then(put),
+        (Source::Owner, _) => host.set_aside(frame, attempt, index).err().and_then(put),
         (Source::Promise | Source::Pool, _) => put(frame),
         (Source::System, _) => Some(frame),
     };
