@@ -188,6 +188,8 @@
 //!   system below it supplies none, and answers [`Error::OutOfPages`] to the last.
 //! - **Contents**: [`Host::clear`]. Pages come back dirty; the driver loops clear them when somebody takes them, unlocked,
 //!   unless a producer fills them.
+//! - **Kept pages**, if it wants them: [`Host::own`], [`Host::keep`] and [`Host::set_aside`], over a
+//!   [`Magazine`](magazine::Magazine) perhaps, so that an owner gets its own pages back as it left them.
 //! - **Mappings**: [`Host::unmap`] revokes, and cannot fail; [`Host::reclaim`] then says whether the page is really free.
 //! - **Waiting**: [`Host::wait`] and [`Host::wake`], over any table of wait queues. Waking too many is allowed, too few is not.
 //!
