@@ -306,6 +306,7 @@ impl Buffer {
             populated: ByteLen::new(self.populated()),
             home: self.home.clone(),
             took: self.took,
+            advice: None,
         }
     }
 
