@@ -3,7 +3,9 @@
 
 pub mod core;
 pub mod host;
+pub mod load;
 pub mod machine;
+pub mod report;
 
 use std::time::{Duration, Instant};
 
