@@ -261,9 +261,7 @@ impl Memory {
         for base in 0..kept {
             block.patch(pfn.raw() + base);
         }
-        block
-            .patches
-            .retain(|at, _| *at < pfn.raw() + kept);
+        block.patches.retain(|at, _| *at < pfn.raw() + kept);
         block.background = (0, Writer::Nobody);
         let tail = usize::try_from(from % BASE as u64).unwrap_or(0);
         if tail > 0 {
@@ -279,12 +277,20 @@ impl Memory {
     /// Past its end.
     pub fn write(&mut self, pfn: Pfn, at: u64, bytes: &[u8], writer: Writer) {
         let block = self.block_mut(pfn);
-        assert!(at + bytes.len() as u64 <= block.size.bytes(), "past the page");
-        for (byte, at) in bytes.iter().zip(at..) {
+        assert!(
+            at + bytes.len() as u64 <= block.size.bytes(),
+            "past the page"
+        );
+        let mut at = at;
+        let mut rest = bytes;
+        while !rest.is_empty() {
             let patch = block.patch(pfn.raw() + at / BASE as u64);
             let place = usize::try_from(at % BASE as u64).unwrap_or(0);
-            patch.bytes[place] = *byte;
-            patch.writers[place] = writer;
+            let (now, later) = rest.split_at(rest.len().min(BASE - place));
+            patch.bytes[place..place + now.len()].copy_from_slice(now);
+            patch.writers[place..place + now.len()].fill(writer);
+            at += now.len() as u64;
+            rest = later;
         }
     }
 

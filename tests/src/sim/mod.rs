@@ -30,6 +30,6 @@ pub mod wait;
 
 pub use buffer::SimBuffer;
 pub use facts::Facts;
-pub use faults::{Call, Faults, Failing};
+pub use faults::{Call, Failing, Faults};
 pub use host::SimHost;
 pub use machine::{Owner, SimMachine};
