@@ -13,7 +13,7 @@ use super::error::NamedError;
 use super::machine::Machine;
 use super::pages::{pages, Pages, Wish};
 use super::populate::{How, Options};
-use super::shortage::{advice, Shortage, Why};
+use super::shortage::{advice, Cause, Shortage, Why};
 use super::verify;
 use crate::load::Span;
 use crate::receipt::{Home, Receipt, Share};
@@ -54,6 +54,8 @@ pub(super) struct Files {
     next: usize,
     sections: Vec<Section>,
     whys: Vec<(Attempt, Why)>,
+    /// The bytes for which a transparent huge page was wanted and not made.
+    transparent_short: u64,
     took: Duration,
 }
 
@@ -177,6 +179,7 @@ impl Files {
             next: 0,
             sections: Vec::new(),
             whys: Vec::new(),
+            transparent_short: 0,
             took: Duration::ZERO,
         })
     }
@@ -267,6 +270,7 @@ impl Files {
                     Why {
                         words: format!("{}, and {}", pool.words, found.words),
                         command: join(pool.command, found.command),
+                        cause: Cause::Other,
                     }
                 }
                 _ => self.machine.why_short(size, nodes, wanted, got),
@@ -310,8 +314,14 @@ impl Files {
             Ok(pages) => {
                 let short = bytes - pages.transparent.min(bytes);
                 if transparent && short > 0 {
-                    let words =
-                        format!("the kernel made {} of {bytes} bytes so", pages.transparent);
+                    self.transparent_short = self.transparent_short.saturating_add(short);
+                    let words = format!(
+                        "the kernel found none for {} MiB",
+                        self.transparent_short.div_ceil(1 << 20)
+                    );
+                    // A stream comes here again and again: one line with the sum.
+                    let rung = attempt.rung;
+                    self.whys.retain(|(attempt, _)| attempt.rung != rung);
                     self.whys.push((*attempt, Why::new(words)));
                     if !base {
                         drop(pages);
@@ -506,6 +516,31 @@ impl Files {
         }
     }
 
+    /// What the pools lacked, now that the length is known.
+    pub(super) fn reconsider(&mut self, len: u64) {
+        let mut rest = len;
+        for (attempt, why) in &mut self.whys {
+            if why.cause != Cause::Pool {
+                continue;
+            }
+            let same =
+                |section: &&Section| section.rung == attempt.rung && section.size == attempt.size;
+            let held: u64 = self
+                .sections
+                .iter()
+                .filter(same)
+                .map(|section| section.len)
+                .sum();
+            let wanted = attempt.size.pages_for(ByteLen::new(rest)).raw();
+            let strict = self.request.nodes().is_strict();
+            let nodes = strict.then_some(attempt.reach.nodes());
+            *why = self
+                .machine
+                .why_short(attempt.size, nodes, wanted, held / attempt.size.bytes());
+            rest = rest.saturating_sub(held);
+        }
+    }
+
     pub(super) fn shortage(&self, asked: ByteLen, got: u64) -> NamedError {
         NamedError::Shortage(Box::new(Shortage {
             asked,
@@ -608,6 +643,7 @@ fn no_place(error: &StoreError, attempt: &Attempt) -> Failed {
             Why {
                 words: format!("no hugetlbfs for them can be used{tried}"),
                 command: Some(Machine::mount_command(*size)),
+                cause: Cause::Other,
             }
         }
         error => Why::new(format!("{} pages have no place: {error}", attempt.size)),

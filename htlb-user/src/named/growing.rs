@@ -15,7 +15,7 @@ use crate::store::Store;
 use crate::sys::lease::Lease;
 
 /// The first piece, in bytes: also what the ladder is made for, since nobody knows the length.
-const FIRST: u64 = 16 << 20;
+const FIRST: u64 = 2 << 20;
 /// The longest piece, in bytes.
 const LONGEST: u64 = 1 << 30;
 
@@ -92,6 +92,7 @@ impl<'a> Growing<'a> {
         // ORDER: no mapping reaches past the end of a file that is cut, and no writable one is left.
         drop((current, queue));
         files.cut(len);
+        files.reconsider(len);
         files.publish(len, ByteLen::new(len), source)
     }
 }

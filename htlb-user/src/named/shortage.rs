@@ -26,9 +26,9 @@ pub struct Shortage {
 
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "pages for {} of {} bytes", self.got, self.asked)?;
+        write!(f, "too few pages: for {} of {} bytes", self.got, self.asked)?;
         for refusal in &self.refusals {
-            write!(f, "; not {}: {}", refusal.size, refusal.why)?;
+            write!(f, "; {} pages: {}", refusal.size, refusal.why)?;
         }
         match &self.advice {
             Some(command) => write!(f, "\nTo change that: {command}"),
@@ -42,6 +42,14 @@ impl fmt::Display for Shortage {
 pub(super) struct Why {
     pub(super) words: String,
     pub(super) command: Option<String>,
+    pub(super) cause: Cause,
+}
+
+/// Whether the size of the pool is all that is in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    Pool,
+    Other,
 }
 
 impl Why {
@@ -49,6 +57,7 @@ impl Why {
         Self {
             words: words.into(),
             command: None,
+            cause: Cause::Other,
         }
     }
 
@@ -79,6 +88,7 @@ impl Machine {
                 return Why {
                     words: format!("a control group allows {room} of {missing} more pages"),
                     command: limits.command(),
+                    cause: Cause::Other,
                 };
             }
         }
@@ -103,6 +113,7 @@ impl Machine {
         Why {
             words,
             command: Some(self.resize_command(size, one, missing)),
+            cause: Cause::Pool,
         }
     }
 }

@@ -121,7 +121,11 @@ impl Host for SimHost<'_> {
         Some((frame, Contents::OwnData))
     }
 
-    fn keep(&self, frame: Frame, attempt: &Attempt, _index: PageIndex) -> Result<(), Frame> {
+    fn set_aside(&self, frame: Frame, attempt: &Attempt, _index: PageIndex) -> Result<(), Frame> {
+        self.keep(frame, attempt)
+    }
+
+    fn keep(&self, frame: Frame, attempt: &Attempt) -> Result<(), Frame> {
         self.nothing_held("keep");
         if self.donated {
             return Err(frame);

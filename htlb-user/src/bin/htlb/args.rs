@@ -77,7 +77,7 @@ pub(crate) struct Load {
     /// 1G, 2M, another size of this machine, `thp`, `base` or `auto`
     #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = size::page_choice)]
     pub(crate) page_size: PageChoice,
-    /// That page size or none: exit code 4 if there are too few
+    /// That page size or none: exit code 4 if there are too few. Needs --page-size
     #[arg(long)]
     pub(crate) strict: bool,
     /// Only pages on this NUMA node; verified

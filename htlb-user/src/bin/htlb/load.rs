@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use htlb_core::{AddressBits, ByteLen, HugeSize, NodePolicy, Request, RequestBuilder};
+use htlb_core::{AddressBits, ByteLen, HugeSize, NodePolicy, PageChoice, Request, RequestBuilder};
 use htlb_user::load::{self, fill, fill_stream, verify, LoadError, Report, Source};
 use htlb_user::named::{Draft, Growing, Machine, NamedError, Options, Published};
 use htlb_user::store::{Record, Store};
@@ -35,6 +35,10 @@ pub(crate) fn run(args: &Load) -> Result<(), Failure> {
     } else {
         Source::open(&args.file)
     }?;
+    if args.strict && args.page_size == PageChoice::Automatic {
+        let what = "--strict needs --page-size: which size must it be?";
+        return Err(Failure::new(Code::Usage, what));
+    }
     if args.verify && source.len().is_none() {
         return Err(Failure::new(
             Code::Usage,
@@ -235,24 +239,18 @@ fn words(args: &Load, source: &Source, published: &Published, report: &Report) -
     if record.len > 0 && seconds > 0.0 {
         let speed = human((record.len as f64 / seconds) as u64);
         let how = match (report.direct_bytes, report.buffered_bytes) {
-            (_, 0) => "read by the device itself",
+            (_, 0) => "by the device itself",
             (0, _) => "through the page cache",
-            _ => "partly read by the device itself",
+            _ => "partly by the device itself",
         };
+        let pages = receipt.took.as_secs_f64();
         let _ = write!(
             text,
-            " in {:.3} s ({speed}/s, {how}",
-            seconds + receipt.took.as_secs_f64()
+            ": pages {pages:.3} s, read {seconds:.3} s ({speed}/s, {how})"
         );
-        let _ = write!(
-            text,
-            "{})",
-            if args.verify {
-                "; read again, and the same"
-            } else {
-                ""
-            }
-        );
+        if args.verify {
+            text.push_str("; read again, and the same");
+        }
     }
     text.push('\n');
     for line in receipt.to_string().lines() {
@@ -271,15 +269,21 @@ fn words(args: &Load, source: &Source, published: &Published, report: &Report) -
     }
     let quoted = quoted(name);
     let _ = writeln!(text, "Use it, until `htlb rm {quoted}` or a reboot:");
-    let _ = writeln!(text, "  htlb cat {quoted}               the exact bytes");
-    let _ = writeln!(
-        text,
-        "  htlb run {quoted} -- PROGRAM    its file as $HTLB_PATH, $HTLB_FD and $HTLB_LEN"
-    );
-    let _ = writeln!(
-        text,
-        "  htlb_user::Named::attach(&store, {name:?})    a slice, in Rust"
-    );
+    let uses = [
+        (format!("htlb cat {quoted}"), "the exact bytes"),
+        (
+            format!("htlb run {quoted} -- PROGRAM"),
+            "its file as $HTLB_PATH and $HTLB_FD, its length as $HTLB_LEN",
+        ),
+        (
+            format!("Named::attach(&store, {name:?})"),
+            "a slice, in Rust (htlb_user::Named)",
+        ),
+    ];
+    let width = uses.iter().map(|(how, _)| how.chars().count()).max();
+    for (how, what) in &uses {
+        let _ = writeln!(text, "  {how:<width$}  {what}", width = width.unwrap_or(0));
+    }
     text
 }
 

@@ -40,43 +40,49 @@ Exit codes:
   126  `run`: the program cannot be started; 127: there is none
   130  interrupted (143: terminated); nothing was kept
 
-Names live in /run/htlb for root, in $XDG_RUNTIME_DIR/htlb (else /tmp/htlb-UID) for others; the memory is in files on a hugetlbfs, or
-in /dev/shm where no huge page can be had. They last until `htlb rm` or a reboot.";
+Names live in /run/htlb for root, in $XDG_RUNTIME_DIR/htlb (else /tmp/htlb-UID) for others.
+The memory is in files on a hugetlbfs, or in /dev/shm where no huge page can be had.
+Both last until `htlb rm` or a reboot.";
 
 /// `htlb help json`.
 pub(crate) const JSON: &str = "\
 What --json prints: one object on one line of standard output.
 
-Every object has \"schema\": 1. The number grows when a field goes or changes its meaning; fields may be added. Sizes are in bytes,
-times in seconds unless the name says otherwise, and a field that is not known is null.
+Every object has \"schema\": 1. The number grows when a field goes or changes its meaning; fields
+may be added. Sizes are in bytes, times in seconds unless the name says otherwise, and a field
+that is not known is null.
 
 load   name, source, bytes, verified;
        parts: [{path, kind, page_bytes, offset, bytes}], the files in the order of the content;
        receipt: {asked_bytes, populated_bytes, reserved_bytes, seconds, home, advice,
          shares: [{rung, page_bytes, pages, nodes: [{node, pages}]}], what was got,
          refusals: [{rung, page_bytes, why}], what was not};
-         rung is system (the hugetlb pool), transparent or base; advice is a command, or null;
+         rung is system (the hugetlb pool), transparent or base; advice is a command;
        load: {seconds, direct_bytes, buffered_bytes, requests, in_flight_max}
-ls     buffers: [{name, bytes, parts, pages, source, created_ns, pid, error}]; one that cannot be used has only
-       name and error;
+ls     buffers: [{name, bytes, parts, pages, source, created_ns, pid, error}];
+         one that cannot be used has only name and error;
        reaped: {loads, files, bytes}, what dead loads had left
 rm     removed: [name], freed_bytes, errors: [{name, code, message}]
 info   pools: [{page_bytes, default, total, free, reserved, surplus, overcommit, available,
          nodes: [{node, total, free, surplus}]}];
-       thp: {enabled, defrag, shmem, pmd_bytes, process_disabled} or null;
-       memory: {total, available}; nodes: [{node, total, free, cpus}];
-       limits: {hugetlb: [{page_bytes, max, room, reservation_max, reservation_room, set_by}],
-         memory: {max, room, set_by} or null, memlock: {soft, hard, uses: [{use, charge, limit}]}};
-       mounts: [{path, page_bytes, limit, writable, reason}]; names: {index, shared_memory, hugetlb: [{page_bytes, folder}]};
+       thp: {enabled, defrag, shmem, pmd_bytes, process_disabled};
+       memory: {total, available}; nodes: [{node, cpus, total, free}];
+       limits: {memory: {max, room, set_by},
+         hugetlb: [{page_bytes, max, room, reservation_max, reservation_room, set_by}],
+         memlock: {soft, hard, uses: [{use, charge, limit}]}},
+         charge is free, checked, counted or refused;
+       mounts: [{path, page_bytes, limit, writable, reason}];
+       names: {index, shared_memory, hugetlb: [{page_bytes, folder}]};
        problems: [text], what could not be read
 pool   page_bytes, node, asked, before, after, shortfall, nodes: [{node, before, after}],
-       cause: {kind, message} or null; kind is memory, fragmentation, gigantic, in-use or unknown
+       cause: {kind, message}; kind is memory, fragmentation, gigantic, in-use or unknown
 
 bench  one number for each figure, null where it was not measured; reserve_vs_linux_ranges;
        missed: [figure] whose target was not met; not_measured: {figure: why}
 
-An error is {\"schema\": 1, \"error\": {code, kind, message}}; code is the exit code, kind one of failed, usage, not-found, shortage,
-source-changed, mismatch, interrupted, terminated. A command line that is wrong is reported as text.";
+An error is {\"schema\": 1, \"error\": {code, kind, message}}. The code is the exit code; kind is
+failed, usage, not-found, shortage, source-changed, mismatch, interrupted or terminated.
+A command line that is wrong is reported as text.";
 
 pub(crate) fn json() -> Result<(), Failure> {
     output::text(&format!("{JSON}\n"))

@@ -151,6 +151,15 @@ fn limits(text: &mut String, facts: &Facts) -> std::fmt::Result {
         .limit
         .soft
         .map_or_else(|| "unlimited".to_owned(), known);
+    if Use::ALL
+        .iter()
+        .all(|what| memlock.charge(*what) == Charge::Free)
+    {
+        return writeln!(
+            text,
+            "RLIMIT_MEMLOCK  {soft}; it does not count for this process"
+        );
+    }
     writeln!(text, "RLIMIT_MEMLOCK  {soft}")?;
     for what in Use::ALL {
         let means = match memlock.charge(what) {
@@ -210,8 +219,8 @@ fn places(text: &mut String, facts: &Facts) -> std::fmt::Result {
     }
     for (size, place) in &names.hugetlb {
         match place {
-            Ok(folder) => writeln!(text, "  {size:<14}in {}", folder.display())?,
-            Err(why) => writeln!(text, "  {size:<14}{why}")?,
+            Ok(folder) => writeln!(text, "  {:<14}in {}", size.to_string(), folder.display())?,
+            Err(why) => writeln!(text, "  {:<14}{why}", size.to_string())?,
         }
     }
     match &names.shared_memory {
