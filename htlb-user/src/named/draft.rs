@@ -273,6 +273,10 @@ impl Files {
                         cause: Cause::Other,
                     }
                 }
+                None if there >= wanted => Why::new(format!(
+                    "the kernel gave {got} of {wanted} pages, though the pool had enough: a limit that cannot be seen \
+                     from here, such as a control group's hugetlb.max, or somebody else took them"
+                )),
                 _ => self.machine.why_short(size, nodes, wanted, got),
             };
             self.whys.push((*attempt, why));

@@ -81,7 +81,7 @@ fn a_file_that_may_not_be_read() {
         return;
     };
     let file = world.file("secret", b"x");
-    fs::set_permissions(&file, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o000)).unwrap();
     let text = world.bad(1, "load", &[&file]);
     assert!(is_short(&text) && text.contains("ermission"), "{text}");
 }

@@ -4,26 +4,13 @@
 use std::fs;
 use std::path::Path;
 
-use htlb_core::{HugeSize, PageCount};
-use htlb_tests::host::PoolLease;
 use htlb_tests::skip::skip;
 use serde_json::Value;
 
 use super::content;
-use super::world::{is_root, is_shared_memory, said, World};
+use super::world::{is_root, is_shared_memory, said, Pool, World};
 
 const THP: &str = "/sys/kernel/mm/transparent_hugepage";
-
-/// The pools as they are to be: held until dropped, or a skip.
-pub(super) fn pool(test: &str, pages: u64) -> Option<PoolLease> {
-    match PoolLease::with_pages(HugeSize::MIB2, PageCount::new(pages)) {
-        Ok(lease) => Some(lease),
-        Err(why) => {
-            skip(test, &why.to_string());
-            None
-        }
-    }
-}
 
 /// Loads 5 MiB and a byte, reads them back, and returns the receipt.
 fn load(world: &World, args: &[&str]) -> Value {
@@ -51,7 +38,9 @@ fn rungs(loaded: &Value) -> Vec<(String, u64)> {
 #[test]
 fn without_a_huge_page() {
     let test = "without_a_huge_page";
-    let Some(_pool) = pool(test, 0) else { return };
+    let Some(_pool) = Pool::with(test, 0) else {
+        return;
+    };
     let world = World::new(test);
     let loaded = load(&world, &[]);
     let rungs = rungs(&loaded);
@@ -101,7 +90,9 @@ fn without_a_huge_page() {
 #[test]
 fn without_privileges() {
     let test = "without_privileges";
-    let Some(_pool) = pool(test, 0) else { return };
+    let Some(_pool) = Pool::with(test, 0) else {
+        return;
+    };
     let Some(world) = World::unprivileged(test) else {
         return;
     };
@@ -118,7 +109,9 @@ fn without_privileges() {
 #[test]
 fn without_privileges_and_without_a_mount() {
     let test = "without_privileges_and_without_a_mount";
-    let Some(_pool) = pool(test, 8) else { return };
+    let Some(_pool) = Pool::with(test, 8) else {
+        return;
+    };
     let Some(world) = World::unprivileged(test) else {
         return;
     };
@@ -191,7 +184,9 @@ impl Drop for Setting {
 fn transparent_huge_pages_where_they_are_allowed() {
     let test = "transparent_huge_pages_where_they_are_allowed";
     // The lease also keeps other tests from changing the settings.
-    let Some(_pool) = pool(test, 0) else { return };
+    let Some(_pool) = Pool::with(test, 0) else {
+        return;
+    };
     let Some(_shmem) = Setting::new(test, "shmem_enabled", "advise") else {
         return;
     };
@@ -248,7 +243,9 @@ fn transparent_huge_pages_where_they_are_allowed() {
 #[test]
 fn with_shared_memory_that_is_too_small() {
     let test = "with_shared_memory_that_is_too_small";
-    let Some(_pool) = pool(test, 0) else { return };
+    let Some(_pool) = Pool::with(test, 0) else {
+        return;
+    };
     // XDG_RUNTIME_DIR is not set, so /tmp comes after it, and that is small as well.
     let script = "mount -t tmpfs -o size=2M,mode=1777 none /dev/shm";
     let Some(world) = World::mounted(test, script) else {

@@ -7,8 +7,7 @@ use std::path::PathBuf;
 use htlb_tests::skip::skip;
 
 use super::content;
-use super::ladder::pool;
-use super::world::World;
+use super::world::{Pool, World};
 
 const MIB2: u64 = 2 << 20;
 
@@ -51,7 +50,9 @@ impl Drop for Group {
 
 /// Loads 10 MiB, five pages of 2 MiB, under a limit of two; `hidden` is a script that hides what tells of the limit.
 fn limited(test: &str, file: &str, hidden: &str) {
-    let Some(_pool) = pool(test, 8) else { return };
+    let Some(_pool) = Pool::with(test, 8) else {
+        return;
+    };
     let Some(group) = Group::new(test) else {
         return;
     };
@@ -62,22 +63,7 @@ fn limited(test: &str, file: &str, hidden: &str) {
         return;
     };
     group.set(file, 2);
-    // By a descriptor that is opened where the group can still be seen.
-    let procs = group.0.join("cgroup.procs");
-    let procs = if hidden.is_empty() {
-        procs
-    } else {
-        PathBuf::from("/run/group/cgroup.procs")
-    };
-    if !hidden.is_empty() {
-        let bound = world
-            .program("sh")
-            .args(["-c", "test -w /run/group/cgroup.procs"])
-            .status()
-            .unwrap();
-        assert!(bound.success());
-    }
-    world.before = Some(format!("echo $$ > {}", procs.display()));
+    world.before = Some(format!("echo $$ > {}/cgroup.procs", group.0.display()));
     let bytes = content(10 << 20, 31);
     let file = world.file("x", &bytes);
     let loaded = world.json("load", &[&file]);
@@ -100,6 +86,12 @@ fn limited(test: &str, file: &str, hidden: &str) {
         let info = String::from_utf8(world.good("info", &[])).unwrap();
         assert!(info.contains("Control group   2MiB"), "{info}");
     } else {
+        let limits = &world.json("info", &[])["limits"];
+        assert_eq!(
+            limits["hugetlb"],
+            serde_json::json!([]),
+            "the limit is not hidden"
+        );
         world.good("rm", &["x"]);
     }
     let text = world.bad(4, "load", &[&file, "--page-size", "2M", "--strict"]);
@@ -117,25 +109,23 @@ fn reservations_are_limited() {
     limited("reservations_are_limited", "hugetlb.2MB.rsvd.max", "");
 }
 
-/// The group is bound where only the test looks, then everything that tells of it is hidden.
-fn hide(test: &str) -> String {
-    let group = format!("htlb-cli-{test}-{}", std::process::id());
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let line = mounts.lines().find(|line| line.contains(" - cgroup2 "));
-    let top = line
-        .and_then(|line| line.split(' ').nth(4))
-        .unwrap_or("/nowhere");
-    format!("mkdir /run/group; mount --bind {top}/{group} /run/group; umount -l {top}")
-}
+/// A script that hides the control groups: then a limit shows only when it is met.
+const HIDE: &str = "umount --lazy --recursive /sys/fs/cgroup";
 
 #[test]
 fn pages_are_limited_and_nobody_says_so() {
-    let test = "pages_are_limited_and_nobody_says_so";
-    limited(test, "hugetlb.2MB.max", &hide(test));
+    limited(
+        "pages_are_limited_and_nobody_says_so",
+        "hugetlb.2MB.max",
+        HIDE,
+    );
 }
 
 #[test]
 fn reservations_are_limited_and_nobody_says_so() {
-    let test = "reservations_are_limited_and_nobody_says_so";
-    limited(test, "hugetlb.2MB.rsvd.max", &hide(test));
+    limited(
+        "reservations_are_limited_and_nobody_says_so",
+        "hugetlb.2MB.rsvd.max",
+        HIDE,
+    );
 }

@@ -6,8 +6,7 @@ use htlb_tests::host::{Counter, HugePools, Place};
 use htlb_tests::skip::skip;
 
 use super::content;
-use super::ladder::pool;
-use super::world::{said, World};
+use super::world::{said, Pool, World};
 
 fn free() -> u64 {
     let pools = HugePools::system();
@@ -30,7 +29,9 @@ fn world(test: &str) -> Option<World> {
 #[test]
 fn pages_are_taken_and_given_back() {
     let test = "pages_are_taken_and_given_back";
-    let Some(_pool) = pool(test, 8) else { return };
+    let Some(_pool) = Pool::with(test, 8) else {
+        return;
+    };
     let Some(world) = world(test) else { return };
     let before = free();
     let bytes = content(5 << 20, 21);
@@ -69,7 +70,9 @@ fn pages_are_taken_and_given_back() {
 #[test]
 fn a_pool_that_is_too_small_gives_what_it_has() {
     let test = "a_pool_that_is_too_small_gives_what_it_has";
-    let Some(_pool) = pool(test, 3) else { return };
+    let Some(_pool) = Pool::with(test, 3) else {
+        return;
+    };
     let Some(world) = world(test) else { return };
     let before = free();
     let bytes = content((20 << 20) + 77, 22);
@@ -114,7 +117,9 @@ fn a_pool_that_is_too_small_gives_what_it_has() {
 #[test]
 fn a_stream_gives_back_what_it_did_not_need() {
     let test = "a_stream_gives_back_what_it_did_not_need";
-    let Some(_pool) = pool(test, 40) else { return };
+    let Some(_pool) = Pool::with(test, 40) else {
+        return;
+    };
     let Some(world) = world(test) else { return };
     let before = free();
     for len in [1, 2 << 20, (2 << 20) + 1, (33 << 20) - 1] {
@@ -131,7 +136,9 @@ fn a_stream_gives_back_what_it_did_not_need() {
 #[test]
 fn root_gets_a_mount_where_there_is_none() {
     let test = "root_gets_a_mount_where_there_is_none";
-    let Some(_pool) = pool(test, 4) else { return };
+    let Some(_pool) = Pool::with(test, 4) else {
+        return;
+    };
     let Some(world) = World::mounted(test, "") else {
         return;
     };
@@ -151,7 +158,9 @@ fn root_gets_a_mount_where_there_is_none() {
 #[test]
 fn processes_at_once_on_huge_pages() {
     let test = "processes_at_once_on_huge_pages";
-    let Some(_pool) = pool(test, 12) else { return };
+    let Some(_pool) = Pool::with(test, 12) else {
+        return;
+    };
     let Some(world) = world(test) else { return };
     let before = free();
     let contents = [content(3 << 20, 1), content(5 << 20, 2)];
@@ -171,7 +180,7 @@ fn processes_at_once_on_huge_pages() {
         }
         for _ in 0..30 {
             let output = world.run("cat", &["x"]);
-            let whole = contents.iter().any(|content| *content == output.stdout);
+            let whole = contents.contains(&output.stdout);
             assert!(
                 whole || output.status.code() == Some(3),
                 "{}",

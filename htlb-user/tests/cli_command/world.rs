@@ -4,6 +4,7 @@
 //! As root a world is a mount namespace, held by a process that sleeps, with an empty `/run`, `/dev/shm` and `/tmp`; each command
 //! enters it. Others have a folder for `XDG_RUNTIME_DIR`, and the index in it ties their files to it.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Write};
@@ -11,7 +12,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use htlb_core::{HugeSize, PageCount};
+use htlb_tests::host::PoolLease;
 use htlb_tests::skip::skip;
 use serde_json::Value;
 
@@ -24,13 +28,59 @@ pub(crate) enum User {
     Nobody,
 }
 
+/// Loads take huge pages where there are some. So whoever counts those of the machine is alone, and all others are together.
+static COUNTING: RwLock<()> = RwLock::new(());
+
+thread_local! {
+    /// Whether this test counts.
+    static COUNTS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The pool of 2 MiB pages, with as many available as were asked for, for this test alone until dropped.
+pub(crate) struct Pool {
+    _lease: PoolLease,
+    _alone: RwLockWriteGuard<'static, ()>,
+}
+
+impl Pool {
+    /// The pool, or a skip.
+    pub(crate) fn with(test: &str, pages: u64) -> Option<Self> {
+        let alone = COUNTING.write().unwrap_or_else(PoisonError::into_inner);
+        match PoolLease::with_pages(HugeSize::MIB2, PageCount::new(pages)) {
+            Ok(lease) => {
+                COUNTS.set(true);
+                Some(Self {
+                    _lease: lease,
+                    _alone: alone,
+                })
+            }
+            Err(why) => {
+                skip(test, &why.to_string());
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        COUNTS.set(false);
+    }
+}
+
 pub(crate) struct World {
     /// For the files of the test, reachable from inside and outside.
     pub(crate) folder: PathBuf,
     holder: Option<Child>,
     user: User,
-    /// What is written before a command runs, in a shell: to enter a control group.
+    /// What a shell does outside of this world before a command enters it: to join a control group.
     pub(crate) before: Option<String>,
+    _together: Option<RwLockReadGuard<'static, ()>>,
+}
+
+fn together() -> Option<RwLockReadGuard<'static, ()>> {
+    // A test that counts is alone already.
+    (!COUNTS.get()).then(|| COUNTING.read().unwrap_or_else(PoisonError::into_inner))
 }
 
 pub(crate) fn is_root() -> bool {
@@ -92,6 +142,7 @@ impl World {
             holder: None,
             user: User::Same,
             before: None,
+            _together: together(),
         }
     }
 
@@ -136,6 +187,7 @@ impl World {
             holder: Some(holder),
             user: User::Same,
             before: None,
+            _together: together(),
         })
     }
 
@@ -161,15 +213,15 @@ impl World {
     /// Any program, inside.
     pub(crate) fn program(&self, program: impl AsRef<OsStr>) -> Command {
         let mut words: Vec<std::ffi::OsString> = Vec::new();
-        if let Some(holder) = &self.holder {
-            words.push("nsenter".into());
-            words.push(format!("--mount=/proc/{}/ns/mnt", holder.id()).into());
-            words.push("--".into());
-        }
         if let Some(before) = &self.before {
             words.extend(["sh", "-euc"].map(Into::into));
             words.push(format!("{before}; exec \"$@\"").into());
             words.push("sh".into());
+        }
+        if let Some(holder) = &self.holder {
+            words.push("nsenter".into());
+            words.push(format!("--mount=/proc/{}/ns/mnt", holder.id()).into());
+            words.push("--".into());
         }
         if self.user == User::Nobody {
             let drop = [
