@@ -28,6 +28,26 @@ pub struct Blank {
     pub condition: Condition,
 }
 
+/// What a page holds when a slot gets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Contents {
+    /// Only zeroes.
+    Zeroes,
+    /// Anything, perhaps somebody else's: to be cleared.
+    Anything,
+    /// What the same owner left, which may stay.
+    OwnData,
+}
+
+impl From<Condition> for Contents {
+    fn from(condition: Condition) -> Self {
+        match condition {
+            Condition::Clean => Self::Zeroes,
+            Condition::Dirty => Self::Anything,
+        }
+    }
+}
+
 /// Whether a page that left its slot can be used again.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a page in limbo is still charged"]
@@ -55,12 +75,25 @@ pub trait Host {
     /// The account that pays for pages of this attempt.
     fn account(&self, attempt: &Attempt) -> AccountId;
 
-    /// A page that the same owner gave up earlier and that is still charged to its account, with what the owner left in it.
-    fn own(&self, _attempt: &Attempt) -> Option<Frame> {
+    /// A page that is set aside for the page at `index` of this buffer, or that the same owner gave up earlier: already
+    /// charged, and in use as far as the stock knows.
+    ///
+    /// It is charged with the reach and the account of the attempt, by which its return is counted: a page kept for another
+    /// reach is not an answer, even where it lies within this one.
+    fn own(&self, _attempt: &Attempt, _index: PageIndex) -> Option<(Frame, Contents)> {
         None
     }
 
-    /// Keeps a page for the same owner, still charged; gives it back where there is no room for it.
+    /// Sets a page of [`Host::own`] aside again, because filling it failed; gives it back where that is not wanted. It may
+    /// hold anything now.
+    ///
+    /// # Errors
+    /// The frame.
+    fn set_aside(&self, frame: Frame, _attempt: &Attempt, _index: PageIndex) -> Result<(), Frame> {
+        Err(frame)
+    }
+
+    /// Keeps a page that left its slot for the same owner, still charged; gives it back where there is no room for it.
     ///
     /// # Errors
     /// The frame.
@@ -99,7 +132,8 @@ pub trait Host {
     fn page(&self, attempt: &Attempt, prefer: NodeMask) -> Result<(Frame, Condition), Error>;
 
     /// Takes `pages` physically contiguous pages from the stock, the first aligned to `align` bytes. A back end whose
-    /// frame numbers are physical calls [`Stock::take_run`]. Runs under the stock's lock.
+    /// frame numbers are physical calls [`Stock::take_run`], which counts the alignment in base pages. Runs under the
+    /// stock's lock.
     ///
     /// # Errors
     /// [`Error::NoContiguousRun`] and those of [`Stock::take_run`].

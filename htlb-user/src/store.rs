@@ -15,7 +15,7 @@
 //! # Invariants
 //! - Whoever opens a name gets all of one load's bytes, or an error; never half, never a mixture.
 //! - A file whose id no name refers to, and whose load nobody holds the lock on, is garbage. [`Store::reap`]
-//!   removes it; every publication and removal calls it. [`Pending`] lists where a process may die.
+//!   removes it; every publication and removal calls it. [`Stage`] lists where a process may die.
 //! - A published buffer stays whole for those who have it open, whatever happens to its name.
 //! - Every folder is of mode 0700 and of this user, or is not used.
 //!

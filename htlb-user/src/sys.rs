@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`memfd`] | files that live in memory: hugetlb or shared memory, their length, holes and seals |
 //! | [`window`] | an owned stretch of address space, and what is mapped into it |
+//! | [`fork`] | whether this is a child, without a system call |
 //! | [`lease`] | the exclusive right to a part of a window: the only way to its bytes |
 //! | [`populate`] | pages put in place before they are touched, shortage as a value |
 //! | [`clear`] | fast zeroing |
@@ -12,6 +13,7 @@
 //! | [`pagemap`] | frame numbers, presence, and whether an entry is huge |
 //! | [`process`] | who is alive, what its limits are |
 //! | [`file`] | files by descriptor: direct I/O, locks, links, advice |
+//! | [`raw`] | what a program would do by hand: the peers of the benchmarks |
 //! | [`path`] | free space and access of a mount |
 //!
 //! Nothing here is `unsafe` to call and nothing here decides: policy is the core's. A call that fails gives a
@@ -39,6 +41,7 @@ mod backing;
 
 pub mod clear;
 pub mod file;
+pub mod fork;
 pub mod lease;
 pub mod memfd;
 pub mod numa;
@@ -46,6 +49,7 @@ pub mod pagemap;
 pub mod path;
 pub mod populate;
 pub mod process;
+pub mod raw;
 pub mod window;
 
 /// An error number of the kernel.

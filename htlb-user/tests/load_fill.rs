@@ -202,8 +202,10 @@ fn several_requests_are_in_flight() {
     )
     .unwrap();
     assert_eq!((report.requests, last), (32, 32 << 20));
+    // What comes from the page cache may be there before the next thread starts.
+    let least = if report.direct_bytes > 0 { 2 } else { 1 };
     assert!(
-        (2..=4).contains(&report.in_flight_max),
+        (least..=4).contains(&report.in_flight_max),
         "{} in flight",
         report.in_flight_max
     );

@@ -8,7 +8,9 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use htlb_core::HugeSize;
 use htlb_user::load::{fill, Options, Source, Span};
+use htlb_user::store::{Backing, Config, Meta, Mount, Store};
 
 const LEN: usize = 1 << 30;
 const ROUNDS: usize = 5;
@@ -108,5 +110,66 @@ fn in_flight_and_request_size() {
         median(buffered),
         median(copied)
     );
+    fs::remove_file(path).unwrap();
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    /// Every page first, by one thread, then the load.
+    Populated(Backing),
+    /// The reads in flight find no page, and get one.
+    InFlight(Backing),
+    Copied,
+}
+
+#[test]
+#[ignore = "a measurement: a file of 1 GiB, and 512 huge pages of 2 MiB if HTLB_TEST_MOUNT has them"]
+fn a_whole_load_against_a_copy() {
+    let path = source();
+    let root = Path::new("/dev/shm").join(format!("htlb-load-speed-{}", std::process::id()));
+    let mounts = std::env::var_os("HTLB_TEST_MOUNT").map(|path| Mount {
+        path: path.into(),
+        page_size: HugeSize::MIB2,
+    });
+    let mut ways = vec![Way::Copied];
+    let huge = mounts.is_some().then_some(Backing::Hugetlb(HugeSize::MIB2));
+    for backing in [Backing::SharedMemory].into_iter().chain(huge) {
+        ways.extend([Way::Populated(backing), Way::InFlight(backing)]);
+    }
+    let store = Store::open(Config::within(&root, mounts.into_iter().collect()).unwrap()).unwrap();
+    let load = |backing, populate: bool| {
+        let source = Source::open(&path).unwrap();
+        let mut pending = store.create("speed").unwrap();
+        let part = pending.add(backing, LEN as u64).unwrap();
+        let mut memory = pending.parts()[part].map().unwrap();
+        memory
+            .populate_from(if populate { 0 } else { LEN })
+            .unwrap();
+        let mut spans = [memory.span().unwrap()];
+        fill(&source, &mut spans, &Options::default(), |_| {}).unwrap();
+        pending.publish(LEN as u64, Meta::default()).unwrap();
+    };
+    let mut seconds = vec![Vec::new(); ways.len()];
+    for round in 0..=ROUNDS {
+        for place in 0..ways.len() {
+            let case = (place + round) % ways.len();
+            drop_cache(&path);
+            let began = Instant::now();
+            match ways[case] {
+                Way::Copied => drop(fs::copy(&path, root.join("copy")).unwrap()),
+                Way::Populated(backing) => load(backing, true),
+                Way::InFlight(backing) => load(backing, false),
+            }
+            if round > 0 {
+                seconds[case].push(began.elapsed().as_secs_f64());
+            }
+            let _ = store.remove("speed");
+            let _ = fs::remove_file(root.join("copy"));
+        }
+    }
+    for (way, seconds) in ways.into_iter().zip(seconds) {
+        println!("{way:?}: {:.3} s/GiB", median(seconds));
+    }
+    fs::remove_dir_all(root).unwrap();
     fs::remove_file(path).unwrap();
 }

@@ -5,10 +5,10 @@
 //! page: one claims, the other waits, and both end with one page and one charge.
 
 use crate::buffer::{Buffer, Part};
-use crate::driver::{wake, with_stock};
+use crate::driver::{give_back, shed, wake, with_stock};
 use crate::error::Error;
 use crate::frame::{Condition, Frame};
-use crate::host::{Blank, Host};
+use crate::host::{Blank, Contents, Host};
 use crate::ledger::Promise;
 use crate::lock::Exclusive;
 use crate::page_map::{Claim, Located, Origin, SlotClaim};
@@ -38,40 +38,23 @@ pub enum Filled {
 /// A frame for a slot, what it holds, and how to undo the taking.
 pub(super) struct Taken {
     frame: Frame,
-    holds: Holds,
+    holds: Contents,
     source: Source,
 }
 
 impl Taken {
     /// A page had for the slot's promise.
-    pub(super) const fn promised(frame: Frame, condition: Condition) -> Self {
+    pub(super) fn promised(frame: Frame, condition: Condition) -> Self {
         Self {
             frame,
-            holds: Holds::of(condition),
+            holds: condition.into(),
             source: Source::Promise,
         }
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Holds {
-    Zeroes,
-    Anything,
-    /// What the same owner left.
-    OwnData,
-}
-
-impl Holds {
-    const fn of(condition: Condition) -> Self {
-        match condition {
-            Condition::Clean => Self::Zeroes,
-            Condition::Dirty => Self::Anything,
-        }
-    }
-}
-
 /// What a page was had for, which is what its return restores.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
     /// For the slot's promise.
     Promise,
@@ -79,6 +62,9 @@ enum Source {
     Pool,
     /// From the system, for this buffer alone.
     System,
+    /// From what is set aside for the buffer or its owner, charged already. A promise that the slot has stays until the
+    /// page is there.
+    Owner,
 }
 
 /// Makes sure that the page at `index` is present.
@@ -131,7 +117,7 @@ pub(super) fn fill<H: Host>(
     content: &mut Content<'_>,
 ) -> Result<(Located, Filled), Error> {
     let map = buffer.map();
-    let condition = if holds == Holds::Zeroes {
+    let condition = if holds == Contents::Zeroes {
         Condition::Clean
     } else {
         Condition::Dirty
@@ -143,7 +129,14 @@ pub(super) fn fill<H: Host>(
     let filled = match map.attach(claim, frame) {
         Ok(filled) => filled,
         Err(refused) => {
-            restore(host, part, refused.frame, source, condition);
+            restore(
+                host,
+                part,
+                refused.claim.index(),
+                refused.frame,
+                source,
+                condition,
+            );
             let (_, owed) = map.abort(refused.claim);
             wake(host, map, owed);
             return Err(refused.error);
@@ -159,16 +152,21 @@ pub(super) fn fill<H: Host>(
         (Content::Producer(produce), _) => {
             produce(&blank).and_then(|written| match blank.size.bytes().checked_sub(written) {
                 Some(0) => Ok(()),
-                Some(_) if holds == Holds::Zeroes => Ok(()),
+                Some(_) if holds == Contents::Zeroes => Ok(()),
                 Some(_) => host.clear(&blank, written),
                 None => Err(Error::FillFailed),
             })
         }
-        (Content::Zeroes, Holds::Anything) => host.clear(&blank, 0),
-        (Content::Zeroes, Holds::Zeroes | Holds::OwnData) => Ok(()),
+        (Content::Zeroes, Contents::Anything) => host.clear(&blank, 0),
+        (Content::Zeroes, Contents::Zeroes | Contents::OwnData) => Ok(()),
     };
     match outcome {
         Ok(()) => {
+            if source != Source::Promise && filled.origin() == Origin::Promised {
+                // A page that was set aside is charged already, so nothing is left for the promise to give.
+                let unused = Promise::mint(part.charge.reach, part.charge.account, PageCount::ONE);
+                give_back(host, &part.attempt, unused);
+            }
             let (page, owed) = map.commit(filled);
             wake(host, map, owed);
             Ok((page, Filled::Now))
@@ -176,7 +174,7 @@ pub(super) fn fill<H: Host>(
         Err(error) => {
             // The slot stays claimed until the page is back, so that nobody finds the promise missing.
             let (claim, frame) = map.detach(filled);
-            restore(host, part, frame, source, Condition::Dirty);
+            restore(host, part, claim.index(), frame, source, Condition::Dirty);
             let (_, owed) = map.abort(claim);
             wake(host, map, owed);
             Err(error)
@@ -195,32 +193,30 @@ fn take<H: Host>(
     let placement = buffer.placement();
     let prefer = placement.preferred(claim.index());
     let fill = placement.fill;
-    let of_pool = |(frame, condition), source| Taken {
+    let of_pool = |(frame, condition): (Frame, Condition), source| Taken {
         frame,
-        holds: Holds::of(condition),
+        holds: condition.into(),
         source,
     };
-    let own = match fill {
-        Fill::DirtyWithinOwner => host.own(attempt),
-        Fill::Zeroed => None,
-    };
+    let own = host.own(attempt, claim.index());
     let promise = match claim.origin() {
         Origin::Promised => Some(Promise::mint(charge.reach, charge.account, PageCount::ONE)),
         Origin::Hole => None,
     };
     match (own, promise) {
-        (Some(frame), promise) => {
-            let source = match (promise, host.stock(attempt)) {
-                // The owner's page is charged already, so the promise goes; should the page not stay, it makes up for it.
-                (Some(promise), Some(stock)) => {
-                    stock.with(|stock| stock.release(promise));
-                    Source::Promise
-                }
-                _ => Source::Pool,
+        (Some((frame, holds)), _) => {
+            let source = match holds {
+                // Should the fill fail, nobody may take it for the owner's data.
+                Contents::Anything => Source::Pool,
+                Contents::Zeroes | Contents::OwnData => Source::Owner,
+            };
+            let holds = match (holds, fill) {
+                (Contents::OwnData, Fill::Zeroed) => Contents::Anything,
+                (holds, _) => holds,
             };
             Ok(Taken {
                 frame,
-                holds: Holds::OwnData,
+                holds,
                 source,
             })
         }
@@ -239,19 +235,25 @@ fn take<H: Host>(
                 let free = |stock: &mut crate::stock::Stock<H::Words>| {
                     stock.take_free(*charge, prefer, fill)
                 };
-                match with_stock(host, attempt, free) {
-                    Ok(page) => return Ok(of_pool(page, Source::Pool)),
-                    Err(Error::NoRoom) => {}
-                    Err(error) => return Err(error),
-                }
-                match host.supply(attempt, prefer, PageCount::ONE) {
-                    Ok(more) if !more.is_zero() => match with_stock(host, attempt, free) {
+                loop {
+                    match with_stock(host, attempt, free) {
                         Ok(page) => return Ok(of_pool(page, Source::Pool)),
                         Err(Error::NoRoom) => {}
-                        Err(error) => return Err(error),
-                    },
-                    Ok(_) => {}
-                    Err(error) => refusal = error,
+                        Err(error) => {
+                            shed(host, attempt);
+                            return Err(error);
+                        }
+                    }
+                    match host.supply(attempt, prefer, PageCount::ONE) {
+                        // Somebody else may take it first: look again.
+                        Ok(more) if !more.is_zero() => {}
+                        Ok(_) => break,
+                        Err(Error::Interrupted) => return Err(Error::Interrupted),
+                        Err(error) => {
+                            refusal = error;
+                            break;
+                        }
+                    }
                 }
             }
             match host.page(attempt, prefer) {
@@ -265,19 +267,30 @@ fn take<H: Host>(
 }
 
 /// Undoes [`take`]. The slot is still claimed, and goes back to its origin afterwards.
-fn restore<H: Host>(host: &H, part: &Part, frame: Frame, source: Source, condition: Condition) {
+fn restore<H: Host>(
+    host: &H,
+    part: &Part,
+    index: PageIndex,
+    frame: Frame,
+    source: Source,
+    condition: Condition,
+) {
     let Part { attempt, charge } = part;
-    let Some(stock) = host.stock(attempt) else {
-        return host.free(frame, attempt);
-    };
-    let left = match source {
-        // INVARIANT: the slot goes back to Promised, which is where the promise that comes of this lives.
-        Source::Promise => stock.with(|stock| stock.untake(frame, *charge, condition).err()),
-        Source::Pool => match stock.with(|stock| stock.put(frame, *charge, condition)) {
+    let put = |frame| match host.stock(attempt) {
+        Some(stock) => match stock.with(|stock| stock.put(frame, *charge, condition)) {
             Returned::Kept => None,
             Returned::Leaves(frame) => Some(frame),
         },
-        Source::System => Some(frame),
+        None => Some(frame),
+    };
+    let left = match (source, host.stock(attempt)) {
+        // INVARIANT: the slot goes back to Promised, which is where the promise that comes of this lives.
+        (Source::Promise, Some(stock)) => {
+            stock.with(|stock| stock.untake(frame, *charge, condition).err())
+        }
+        (Source::Owner, _) => host.set_aside(frame, attempt, index).err().and_then(put),
+        (Source::Promise | Source::Pool, _) => put(frame),
+        (Source::System, _) => Some(frame),
     };
     if let Some(frame) = left {
         host.free(frame, attempt);

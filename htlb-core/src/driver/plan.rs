@@ -8,7 +8,7 @@ use crate::host::Host;
 use crate::ledger::Promise;
 use crate::page_map::{Extents, PageMap};
 use crate::policy::{Attempt, Placement, Rung};
-use crate::request::PageChoice;
+use crate::request::{Contiguity, PageChoice};
 use crate::stock::Charge;
 use crate::units::{ByteLen, HugeSize, PageCount, PageIndex};
 
@@ -75,7 +75,8 @@ pub struct Plan {
 /// is left of the request.
 ///
 /// # Errors
-/// What the last rung said: [`Error::NoRoom`], [`Error::OutOfPages`], [`Error::AccountLimit`], [`Error::OutOfMetadata`].
+/// What the last rung said: [`Error::NoRoom`], [`Error::OutOfPages`], [`Error::AccountLimit`], [`Error::OutOfMetadata`],
+/// [`Error::AlignmentUnreachable`] where only smaller pages are left than the alignment asks for.
 pub fn plan<H: Host>(
     host: &H,
     placement: &Placement,
@@ -90,6 +91,11 @@ pub fn plan<H: Host>(
     for attempt in placement.attempts() {
         let want = plan.wanted(attempt);
         if want.is_zero() {
+            continue;
+        }
+        if placement.contiguity == Contiguity::Pages && placement.alignment > attempt.size.bytes() {
+            // A page lies on a multiple of its size, and no more can be asked of it.
+            refusal = Error::AlignmentUnreachable;
             continue;
         }
         match plan.cover(host, attempt, want, commitment) {
@@ -200,6 +206,13 @@ impl Plan {
         }
     }
 
+    /// Whether pages of this size may come from the system too.
+    fn has_system_rung(&self, size: HugeSize) -> bool {
+        self.placement
+            .attempts()
+            .any(|other| other.rung == Rung::System && other.size == size)
+    }
+
     fn cover<H: Host>(
         &mut self,
         host: &H,
@@ -214,7 +227,7 @@ impl Plan {
         if host.stock(attempt).is_none() || commitment == Commitment::Unpromised {
             // Nothing to promise: page by page, as they are populated.
             return match attempt.rung {
-                Rung::Pool => Err(Error::NoRoom),
+                Rung::Pool if self.has_system_rung(attempt.size) => Err(Error::NoRoom),
                 _ => self.record(host, attempt, charge, want, PageCount::ZERO, None),
             };
         }

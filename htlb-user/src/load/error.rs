@@ -50,6 +50,11 @@ pub enum LoadError {
         /// The length of the memory, in bytes.
         found: u64,
     },
+    /// The memory had no page there, and none could be had.
+    NoPage {
+        /// Where the read was to begin, in bytes.
+        offset: u64,
+    },
     /// A stream, where only a source with a known length will do.
     Unsized {
         /// The source.
@@ -84,6 +89,11 @@ impl fmt::Display for LoadError {
                 path.display()
             ),
             Self::TooSmall { needed, found } => write!(f, "{needed} bytes do not fit {found} bytes of memory"),
+            Self::NoPage { offset } => write!(
+                f,
+                "no page could be had for the memory at byte {offset}: free memory, raise the limit of the control \
+                 group, or take smaller pages"
+            ),
             Self::Unsized { path } => write!(f, "{} has no length in advance: read it as a stream", path.display()),
             Self::Mismatch { path, offset } => write!(
                 f,

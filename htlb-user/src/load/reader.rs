@@ -125,6 +125,10 @@ impl<'s> Reader<'s> {
     }
 
     fn failed(&self, offset: u64, error: io::Error) -> LoadError {
+        // The kernel could not even copy to the memory. Which of these it says depends on the file system.
+        if matches!(error.raw_os_error(), Some(libc::EFAULT | libc::ENOMEM)) {
+            return LoadError::NoPage { offset };
+        }
         failed(
             &format!("read at byte {offset} of"),
             self.source.path(),

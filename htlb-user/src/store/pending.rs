@@ -1,19 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! A buffer that is being filled: nobody can see it, and it leaves nothing behind.
 //!
-//! # Stages
-//! In this order, and a process may die at any of them:
-//!
-//! | stage | what exists | who cleans up after SIGKILL |
-//! |---|---|---|
-//! | [`IntentMade`](Stage::IntentMade) | `loading/ID`, unlocked | any reaper, since it gets the lock |
-//! | [`IntentLocked`](Stage::IntentLocked) | `loading/ID`, locked | the kernel drops the lock, then any reaper |
-//! | [`FileMade`](Stage::FileMade) | an unlinked file (where the file system has no `O_TMPFILE`: the file `ID.n`) | the kernel (any reaper) |
-//! | [`Sealed`](Stage::Sealed) | the same, read-only | as before |
-//! | [`Linked`](Stage::Linked) | the file `ID.n` | any reaper: `loading/ID` is unlocked and no name refers to the id |
-//! | [`RecordWritten`](Stage::RecordWritten) | the record, in `loading/ID` | any reaper |
-//! | [`Published`](Stage::Published) | `names/NAME`; the replaced buffer's files | nobody, it is published; any reaper for the replaced |
-//! | [`Unpublished`](Stage::Unpublished) | files without a name | any reaper |
+//! Neighbours: [`Stage`] names each point at which a process may die, and who cleans up then; `reap` does so.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -30,7 +18,20 @@ use super::record::{Meta, Part, Record};
 use super::Store;
 use crate::sys::file::{self, FileMapping, Lock};
 
-/// How far a load or a removal is: see the [module](self) for what exists then.
+/// How far a load or a removal is.
+///
+/// In this order, and a process may die at any of them:
+///
+/// | stage | what exists | who cleans up after SIGKILL |
+/// |---|---|---|
+/// | [`IntentMade`](Self::IntentMade) | `loading/ID`, unlocked | any reaper, since it gets the lock |
+/// | [`IntentLocked`](Self::IntentLocked) | `loading/ID`, locked | the kernel drops the lock, then any reaper |
+/// | [`FileMade`](Self::FileMade) | an unlinked file (where the file system has no `O_TMPFILE`: the file `ID.n`) | the kernel (any reaper) |
+/// | [`Sealed`](Self::Sealed) | the same, read-only | as before |
+/// | [`Linked`](Self::Linked) | the file `ID.n` | any reaper: `loading/ID` is unlocked and no name refers to the id |
+/// | [`RecordWritten`](Self::RecordWritten) | the record, in `loading/ID` | any reaper |
+/// | [`Published`](Self::Published) | `names/NAME`; the replaced buffer's files | nobody, it is published; any reaper for the replaced |
+/// | [`Unpublished`](Self::Unpublished) | files without a name | any reaper |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[allow(missing_docs)]

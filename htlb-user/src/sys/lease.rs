@@ -110,9 +110,14 @@ impl Lease {
 
     /// Sets every byte to zero; see [`clear::clear`].
     pub fn zero(&mut self, caches: Caches) {
+        self.zero_from(0, caches);
+    }
+
+    /// Sets the bytes from `from` to the end to zero; nothing where that lies past the end.
+    pub fn zero_from(&mut self, from: usize, caches: Caches) {
         // SAFETY: as for `bytes_mut`. Where a peer races, the bytes are the peer's afterwards; no reference to them outlives this call.
         let bytes = unsafe { std::slice::from_raw_parts_mut(self.as_ptr().as_ptr(), self.len) };
-        clear::clear(bytes, caches);
+        clear::clear(bytes.get_mut(from..).unwrap_or_default(), caches);
     }
 
     /// Reads the first byte of every page of the window's size, so that it is in the page tables.
@@ -169,6 +174,24 @@ impl Lease {
             }
             _ => Err(Error::RangeEmpty.into()),
         }
+    }
+
+    /// One lease of two that follow each other in one window.
+    ///
+    /// # Errors
+    /// Both back where they do not.
+    pub fn join(mut self, next: Self) -> Result<Self, (Self, Self)> {
+        let adjacent =
+            Arc::ptr_eq(&self.window, &next.window) && self.start + self.len == next.start;
+        if !adjacent {
+            return Err((self, next));
+        }
+        // The bits of `next` stay set: they are this lease's from now on, so its own Drop must not run.
+        let next = std::mem::ManuallyDrop::new(next);
+        self.len += next.len;
+        // SAFETY: `next` is never used or dropped again, so its Arc is taken out exactly once.
+        drop(unsafe { std::ptr::read(&next.window) });
+        Ok(self)
     }
 
     fn place(&self, offset: ByteOffset, len: usize) -> Result<NonNull<u8>, Error> {

@@ -3,9 +3,10 @@
 //!
 //! Needs root, for a small tmpfs of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use htlb_user::load::{fill, LoadError, Options, Source};
 use htlb_user::store::{Backing, Meta, Store, UnlinkedFiles};
 
 use super::{in_own_namespace, publish, read, Root};
@@ -90,6 +91,25 @@ fn bytes_child() {
         memory.populate().unwrap_err().raw_os_error(),
         Some(libc::ENOMEM)
     );
+    // Without pages the reads in flight ask for them: an error too, no signal.
+    let disk = std::env::temp_dir().join(format!("htlb-short-{}", std::process::id()));
+    std::fs::write(&disk, vec![7; 2 << 20]).unwrap();
+    for source in [disk.as_path(), Path::new("/proc/self/exe")] {
+        let source = Source::open(source).unwrap();
+        let mut pending = store.create("b").unwrap();
+        let part = pending
+            .add(Backing::SharedMemory, source.len().unwrap())
+            .unwrap();
+        let mut memory = pending.parts()[part].map().unwrap();
+        let found = fill(
+            &source,
+            &mut [memory.span().unwrap()],
+            &Options::default(),
+            |_| {},
+        );
+        assert!(matches!(found, Err(LoadError::NoPage { .. })), "{found:?}");
+    }
+    std::fs::remove_file(disk).unwrap();
     // Not a byte is left for the record either.
     assert!(pending.publish(2 << 20, Meta::default()).is_err());
     drop(memory);

@@ -166,6 +166,27 @@ fn device_child() {
         "the pages outlive the loader"
     );
 
+    // Filled without populating first: the reads get the pages, and only the tail is populated.
+    store.remove("model").unwrap();
+    let mut pending = store.create("model").unwrap();
+    let part = pending.add(MIB2, content.len() as u64).unwrap();
+    let mut memory = pending.parts()[part].map().unwrap();
+    memory.populate_from(content.len()).unwrap();
+    assert_eq!(counter("free_hugepages"), free - 1);
+    fill(
+        &source,
+        &mut [memory.span().unwrap()],
+        &Options::default(),
+        |_| {},
+    )
+    .unwrap();
+    assert_eq!(counter("free_hugepages"), free - 3);
+    assert!(memory.bytes()[..content.len()] == content);
+    assert!(memory.bytes()[content.len()..]
+        .iter()
+        .all(|byte| *byte == 0));
+    drop((memory, pending));
+
     // More than there is: an error when it is mapped, and nothing is kept.
     let mut pending = store.create("model").unwrap();
     let part = pending.add(MIB2, (free + 1) << 21).unwrap();
@@ -174,7 +195,6 @@ fn device_child() {
         other => panic!("{other:?}"),
     }
     drop(pending);
-    store.remove("model").unwrap();
     assert_eq!(
         (counter("free_hugepages"), counter("resv_hugepages")),
         (free, 0)

@@ -33,6 +33,7 @@ pub(crate) enum Command {
     Info(Info),
     Pool(Pool),
     Run(Run),
+    Bench(Bench),
     Completions(Completions),
     Man(Man),
     /// What --json prints
@@ -47,6 +48,7 @@ impl Command {
             | Self::Ls(Ls { json })
             | Self::Rm(Rm { json, .. })
             | Self::Info(Info { json })
+            | Self::Bench(Bench { json, .. })
             | Self::Pool(Pool { json, .. }) => Format::of(*json),
             _ => Format::Text,
         }
@@ -209,4 +211,30 @@ pub(crate) struct Man {
     /// Where to write htlb.1, htlb-load.1 and so on
     #[arg(long, value_hint = ValueHint::DirPath)]
     pub(crate) dir: Option<PathBuf>,
+}
+
+/// Measure this machine, ours beside what a program does by hand
+///
+/// Every figure is measured warm, in turns with its peer in this one run, and is a median. Root's run lends itself 2 MiB pages for as
+/// long as it takes and gives them back; anybody else's uses those that are free. About three minutes on an idle machine; a
+/// busy one gives worse figures for both sides.
+#[derive(Debug, Parser)]
+#[command(after_help = "\
+Examples:
+  sudo htlb bench                        every figure, with its target
+  htlb bench --only page_at_ns           one of them
+  sudo htlb bench --json > bench.json    one object")]
+pub(crate) struct Bench {
+    /// Only these figures; may be given several times
+    #[arg(long, value_name = "KEY")]
+    pub(crate) only: Vec<String>,
+    /// Where the sample file of 1 GiB goes; its file system is what loads are measured on [default: the folder for temporary files]
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    pub(crate) folder: Option<PathBuf>,
+    /// Use the huge pages that are free, and do not lend more
+    #[arg(long)]
+    pub(crate) keep_pool: bool,
+    /// Print one JSON object; see `htlb help json`
+    #[arg(long)]
+    pub(crate) json: bool,
 }

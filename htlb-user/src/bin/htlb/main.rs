@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bench;
 mod cat;
 mod exit;
 mod info;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Command::Info(args) => info::run(args),
         Command::Pool(args) => pool::run(args),
         Command::Run(args) => run::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Completions(args) => manual::completions(args),
         Command::Man(args) => manual::man(args),
         Command::Json => manual::json(),

@@ -77,6 +77,9 @@ info   pools: [{page_bytes, default, total, free, reserved, surplus, overcommit,
 pool   page_bytes, node, asked, before, after, shortfall, nodes: [{node, before, after}],
        cause: {kind, message}; kind is memory, fragmentation, gigantic, in-use or unknown
 
+bench  one number for each figure, null where it was not measured; reserve_vs_linux_ranges;
+       missed: [figure] whose target was not met; not_measured: {figure: why}
+
 An error is {\"schema\": 1, \"error\": {code, kind, message}}. The code is the exit code; kind is
 failed, usage, not-found, shortage, source-changed, mismatch, interrupted or terminated.
 A command line that is wrong is reported as text.";

@@ -27,6 +27,23 @@ impl Progress {
         Self(bar)
     }
 
+    /// A bar of `total` steps.
+    pub(crate) fn steps(total: u64) -> Self {
+        let bar = ProgressBar::new(total);
+        let style = ProgressStyle::with_template("[{bar:32}] {pos}/{len} {msg}");
+        bar.set_style(
+            style
+                .unwrap_or_else(|_| ProgressStyle::default_bar())
+                .progress_chars("=> "),
+        );
+        Self(bar)
+    }
+
+    /// What is under way.
+    pub(crate) fn say(&self, what: &'static str) {
+        self.0.set_message(what);
+    }
+
     pub(crate) fn add(&self, bytes: u64) {
         self.0.inc(bytes);
     }

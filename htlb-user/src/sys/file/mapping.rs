@@ -8,6 +8,9 @@ use std::ptr::NonNull;
 
 use super::{checked, Span};
 
+/// What `madvise(2)` wants its addresses rounded to, at most.
+const BASE_PAGE: usize = 64 << 10;
+
 /// A whole file, mapped shared.
 ///
 /// Its pages are the file's: what is written here is what everyone who opens the file reads. A mapping of a
@@ -87,14 +90,33 @@ impl FileMapping {
     /// `ENOMEM`, whatever the kernel calls it: no page is left, or a control group forbids one.
     /// `EINVAL`: the kernel is older than 5.14.
     pub fn populate(&mut self) -> io::Result<()> {
+        self.populate_from(0)
+    }
+
+    /// The same for the pages from the one that holds byte `offset` to the end.
+    ///
+    /// A [`fill`](crate::load::fill) needs no more than that, from the length of its source: reads that find no
+    /// page get one, several at a time and while the device works, and report a shortage as an error. Only the
+    /// zeros behind the end are written by the processor.
+    ///
+    /// # Errors
+    /// As [`FileMapping::populate`].
+    pub fn populate_from(&mut self, offset: usize) -> io::Result<()> {
+        let start = (offset & !(BASE_PAGE - 1)).min(self.len);
         let advice = match self.access {
             Access::Read => libc::MADV_POPULATE_READ,
             Access::Write => libc::MADV_POPULATE_WRITE,
         };
         loop {
-            // SAFETY: the range is the mapping of this value, and populating changes no byte.
-            match checked(unsafe { libc::madvise(self.pointer.as_ptr().cast(), self.len, advice) })
-            {
+            // SAFETY: `start` is at most `len`, so the range lies in the mapping of this value, and populating
+            // changes no byte.
+            match checked(unsafe {
+                libc::madvise(
+                    self.pointer.as_ptr().add(start).cast(),
+                    self.len - start,
+                    advice,
+                )
+            }) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.raw_os_error() == Some(libc::EFAULT) => {
                     return Err(io::Error::from_raw_os_error(libc::ENOMEM))
