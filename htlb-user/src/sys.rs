@@ -12,7 +12,7 @@
 //! | [`numa`] | memory policies, the node of a page, the CPUs that may be used |
 //! | [`pagemap`] | frame numbers, presence, and whether an entry is huge |
 //! | [`process`] | who is alive, what its limits are |
-//! | [`file`] | files by descriptor: direct I/O, locks, links, advice |
+//! | [`mod@file`] | files by descriptor: direct I/O, locks, links, advice |
 //! | [`raw`] | what a program would do by hand: the peers of the benchmarks |
 //! | [`path`] | free space and access of a mount |
 //!
