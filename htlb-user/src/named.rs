@@ -44,7 +44,9 @@
 
 mod draft;
 mod error;
+mod files;
 mod growing;
+mod ladder;
 mod machine;
 mod pages;
 mod populate;

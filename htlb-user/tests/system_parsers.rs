@@ -592,7 +592,7 @@ fn noise_gives_errors_that_name_a_file_and_never_panics() {
                     bad += 1;
                     let message = error.to_string();
                     assert!(
-                        message.contains("/tree-") && message.len() < 900,
+                        message.contains("htlb-tree-") && message.len() < 900,
                         "{message}"
                     );
                 }

@@ -6,8 +6,10 @@ use std::io;
 
 use htlb_core::{ByteLen, RequestBuilder};
 
-use super::draft::{Files, Published, Reaching};
+use super::draft::Published;
 use super::error::NamedError;
+use super::files::Files;
+use super::ladder::Reaching;
 use super::machine::Machine;
 use super::populate::Options;
 use crate::load::{Sink, Span};
