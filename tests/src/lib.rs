@@ -2,5 +2,7 @@
 //! What the tests of every back end share.
 
 pub mod model;
+pub mod sim;
+pub mod conformance;
 pub mod host;
 pub mod skip;

@@ -2,7 +2,7 @@
 //! Promising the holes of a range.
 
 use crate::buffer::Buffer;
-use crate::driver::{give_back, with_stock};
+use crate::driver::{give_back, shed, with_stock};
 use crate::error::Error;
 use crate::host::Host;
 use crate::ledger::Promise;
@@ -16,7 +16,7 @@ use crate::units::{ByteRange, PageCount};
 /// Where free pages are short, the system is asked first, as the buffer's ladder allows.
 ///
 /// # Errors
-/// [`Error::NoRoom`], [`Error::AccountLimit`], what the host says of its system; ranges as for
+/// [`Error::NoRoom`], also for a hole that no stock serves, which nobody can promise; [`Error::AccountLimit`], what the host says of its system; ranges as for
 /// [`crate::page_map::PageMap::pages`].
 #[doc(alias = "hugetlb_reserve_pages")]
 #[doc(alias = "region_chg")]
@@ -47,8 +47,9 @@ pub fn reserve<H: Host>(
             Ok(promise) => *kept = Some(promise),
             Err(error) => {
                 for (promise, part) in promises.into_iter().zip(buffer.parts()) {
-                    if let Some(promise) = promise {
-                        give_back(host, &part.attempt, promise);
+                    match promise {
+                        Some(promise) => give_back(host, &part.attempt, promise),
+                        None => shed(host, &part.attempt),
                     }
                 }
                 map.abort_promises(claim, wake);
