@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use htlb_core::ledger::AccountId;
 use htlb_core::magazine::Magazine;
-use htlb_core::{Charge, Class, Condition, Frame, Level, NodeId, Reach};
+use htlb_core::{Charge, Class, Condition, Frame, Level, NodeId, Pfn, Reach};
 
 use crate::arena::{words, Arena, Words};
 use crate::host::locked;
@@ -34,11 +34,20 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// A new owner, with nothing kept.
+    /// A new owner, with nothing kept; it will keep at most 64 pages of each kind.
     #[must_use]
     pub fn new(pools: &Pools) -> Self {
+        Self::keeping(pools, KEPT)
+    }
+
+    /// A new owner that keeps at most `pages` pages of each kind.
+    ///
+    /// What it keeps is a convenience: whoever is short of pages gets them, cleared.
+    #[must_use]
+    pub fn keeping(pools: &Pools, pages: usize) -> Self {
         let shelf = Arc::new(Shelf {
             shared: Arc::clone(pools.shared()),
+            most: pages,
             magazines: Mutex::default(),
         });
         pools.shared().register_shelf(&shelf);
@@ -61,6 +70,8 @@ struct Kept {
 #[derive(Debug)]
 pub(crate) struct Shelf {
     shared: Arc<Shared>,
+    /// How many pages each magazine holds at most.
+    most: usize,
     /// One for each kind of page and reach: a page goes back under the reach that it was taken for.
     magazines: Mutex<Vec<Kept>>,
 }
@@ -73,25 +84,53 @@ impl Shelf {
         kept.magazine.pop().map(|(frame, _)| frame)
     }
 
-    /// Whether a page taken for this reach is kept.
-    pub(crate) fn has(&self, arena: &Arc<Arena>, reach: Reach) -> bool {
-        locked(&self.magazines)
-            .iter()
-            .any(|kept| kept.is(arena, reach) && !kept.magazine.is_empty())
+    /// Takes `count` pages that follow each other in memory, of those taken for this reach; the first one's number.
+    pub(crate) fn pop_run(&self, arena: &Arc<Arena>, reach: Reach, count: usize) -> Option<Pfn> {
+        let mut magazines = locked(&self.magazines);
+        let kept = magazines.iter_mut().find(|kept| kept.is(arena, reach))?;
+        if count == 1 {
+            return kept.magazine.pop().map(|(frame, _)| frame.into_pfn());
+        }
+        if count == 0 || kept.magazine.len() < count {
+            return None;
+        }
+        let mut pages: Vec<Pfn> = kept.magazine.iter().map(|(pfn, _)| pfn).collect();
+        pages.sort_unstable();
+        let step = arena.size().base_pages();
+        let follow = |run: &&[Pfn]| {
+            run.windows(2)
+                .all(|two| matches!(two, [a, b] if b.raw() - a.raw() == step))
+        };
+        let run = pages.windows(count).find(follow)?;
+        let (first, last) = (run.first().copied()?, run.last().copied()?);
+        let all: Vec<_> = kept.magazine.drain().collect();
+        for (frame, class) in all.into_iter().rev() {
+            if (first..=last).contains(&frame.pfn()) {
+                // The run is known by its first number from now on.
+                let _ = frame.into_pfn();
+            } else {
+                // INVARIANT: there are fewer than a moment ago, so there is room.
+                let refused = kept.magazine.push(frame, class);
+                debug_assert_eq!(refused, Ok(()));
+            }
+        }
+        Some(first)
     }
 
     /// Keeps a page, still charged.
     pub(crate) fn push(&self, arena: &Arc<Arena>, reach: Reach, frame: Frame) -> Result<(), Frame> {
-        if !self.shared.owns(arena) {
+        if !self.shared.keeps(arena) {
             return Err(frame);
         }
         let mut magazines = locked(&self.magazines);
         if !magazines.iter().any(|kept| kept.is(arena, reach)) {
-            let magazine = Magazine::new(arena.size(), words(KEPT));
+            let Ok(memory) = words(self.most) else {
+                return Err(frame);
+            };
             magazines.push(Kept {
                 arena: Arc::clone(arena),
                 reach,
-                magazine,
+                magazine: Magazine::new(arena.size(), memory),
             });
         }
         let class = Class {
@@ -114,25 +153,25 @@ impl Shelf {
         of_arena.map(|kept| kept.magazine.len() as u64).sum()
     }
 
-    /// Gives everything back: for a shortage, and at the end.
-    pub(crate) fn empty(&self) -> u64 {
-        let mut magazines = locked(&self.magazines);
-        let mut count = 0;
-        for Kept {
-            arena,
-            reach,
-            magazine,
-        } in magazines.iter_mut()
-        {
-            let charge = Charge {
-                reach: *reach,
-                account: AccountId::ROOT,
-            };
-            for (frame, _) in magazine.drain() {
-                let returned = locked(arena.stock()).put(frame, charge, Condition::Dirty);
-                self.shared.settle(arena, returned);
-                count += 1;
+    /// Gives back everything of `arena`, or of all: for a shortage, and at the end. Says how many pages that was.
+    pub(crate) fn empty(&self, only: Option<&Arc<Arena>>) -> u64 {
+        let mut taken = Vec::new();
+        for kept in locked(&self.magazines).iter_mut() {
+            if only.is_none_or(|only| Arc::ptr_eq(only, &kept.arena)) {
+                let charge = Charge {
+                    reach: kept.reach,
+                    account: AccountId::ROOT,
+                };
+                let arena = &kept.arena;
+                let pages = kept.magazine.drain();
+                taken.extend(pages.map(|(frame, _)| (Arc::clone(arena), charge, frame)));
             }
+        }
+        // ORDER: a stock's lock is never taken inside that of the magazines.
+        let count = taken.len() as u64;
+        for (arena, charge, frame) in taken {
+            let returned = locked(arena.stock()).put(frame, charge, Condition::Dirty);
+            self.shared.settle(&arena, returned);
         }
         count
     }
@@ -146,6 +185,10 @@ impl Kept {
 
 impl Drop for Shelf {
     fn drop(&mut self) {
-        self.empty();
+        // A forked child has none of these pages, and what it would lock may be locked for ever.
+        let shared = Arc::clone(&self.shared);
+        if let Ok(_inside) = shared.enter() {
+            self.empty(None);
+        };
     }
 }

@@ -13,6 +13,8 @@
 //! | [`process`] | who is alive, what its limits are |
 //! | [`file`] | files by descriptor: direct I/O, locks, links, advice |
 //! | [`path`] | free space and access of a mount |
+//! | [`fork`] | whether this is the process that made something |
+//! | [`zeroed`] | memory for tables |
 //!
 //! Nothing here is `unsafe` to call and nothing here decides: policy is the core's. A call that fails gives a
 //! [`Failure`], which names the system call and its errno. The module is public for the `htlb` command and the
@@ -39,6 +41,7 @@ mod backing;
 
 pub mod clear;
 pub mod file;
+pub mod fork;
 pub mod lease;
 pub mod memfd;
 pub mod numa;
@@ -47,6 +50,7 @@ pub mod path;
 pub mod populate;
 pub mod process;
 pub mod window;
+pub mod zeroed;
 
 /// An error number of the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
