@@ -84,8 +84,8 @@ pub trait Host {
         None
     }
 
-    /// Sets a page of [`Host::own`] aside again, because filling it failed; gives it back where that is not wanted. It may
-    /// hold anything now.
+    /// Sets a page of [`Host::own`] aside again, because filling it failed; gives it back where that is not wanted. What was
+    /// [`Contents::OwnData`] is the owner's still, whatever its producer left; anything else may hold anything now.
     ///
     /// # Errors
     /// The frame.

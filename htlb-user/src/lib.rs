@@ -15,8 +15,10 @@ mod advice;
 mod arena;
 pub mod buffer;
 mod error;
+mod filling;
 mod host;
 mod owner;
+mod parallel;
 pub mod pools;
 mod waiters;
 

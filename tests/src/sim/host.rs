@@ -122,6 +122,7 @@ impl Host for SimHost<'_> {
     }
 
     fn set_aside(&self, frame: Frame, attempt: &Attempt, _index: PageIndex) -> Result<(), Frame> {
+        // All that `own` gives is the owner's data.
         self.keep(frame, attempt)
     }
 
