@@ -3,8 +3,8 @@
 
 use std::io::{self, Write};
 
-use comfy_table::{presets, CellAlignment, Table};
 use serde_json::Value;
+use unicode_width::UnicodeWidthStr;
 
 use crate::exit::Failure;
 
@@ -54,20 +54,48 @@ pub(crate) fn enough(done: io::Result<()>) -> Result<(), Failure> {
 
 /// A table without lines; the columns of `numbers` are set flush right.
 pub(crate) fn table(header: &[&str], numbers: &[usize], rows: Vec<Vec<String>>) -> String {
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_header(header.to_vec());
-    table.add_rows(rows);
-    for (index, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((if index == 0 { 0 } else { 1 }, 1));
-        if numbers.contains(&index) {
-            column.set_cell_alignment(CellAlignment::Right);
+    let header = header.iter().map(|cell| (*cell).to_owned()).collect();
+    let lines: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
+    let mut widths = Vec::new();
+    for line in &lines {
+        widths.resize(widths.len().max(line.len()), 0);
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = cell.width().max(*width);
         }
     }
-    let lines = table.to_string();
-    lines
-        .lines()
-        .map(|line| format!("{}\n", line.trim_end()))
-        .collect()
+    let mut text = String::new();
+    for line in &lines {
+        let mut row = String::new();
+        for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
+            let pad = " ".repeat(width - cell.width());
+            let (before, after) = match numbers.contains(&column) {
+                true => (pad, String::new()),
+                false => (String::new(), pad),
+            };
+            row.extend([&before, cell.as_str(), &after, "  "]);
+        }
+        text.push_str(row.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stand_below_each_other_whatever_the_script() {
+        let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
+        let rows = vec![
+            row(["a", "1", "x"]),
+            row(["日本", "20", ""]),
+            row(["größe", "300", "y"]),
+        ];
+        let text = table(&["NAME", "N", "W"], &[1], rows);
+        assert_eq!(
+            text,
+            "NAME     N  W\na        1  x\n日本    20\ngröße  300  y\n"
+        );
+    }
 }
