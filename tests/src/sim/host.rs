@@ -15,8 +15,9 @@ use htlb_core::{
 };
 
 use super::faults::Call;
+use super::kept::InLimbo;
 use super::lock::{held, StockLock};
-use super::machine::{lock, within, InLimbo, Owner, SimMachine, Slots};
+use super::machine::{lock, within, Owner, SimMachine, Slots};
 
 thread_local! {
     /// The pages that this thread is filling: the address of the map, and the slot.
