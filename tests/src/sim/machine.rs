@@ -16,7 +16,7 @@ use htlb_core::{
 };
 
 use super::buffer::Live;
-use super::faults::{Call, Faults};
+use super::faults::{Call, Faults, Stalls};
 use super::host::SimHost;
 use super::kept::{InLimbo, MagazineKey};
 use super::lock::StockLock;
@@ -57,6 +57,8 @@ pub struct SimMachine {
     nodes: NodeMask,
     /// Refuses and fails on demand.
     pub faults: Faults,
+    /// Lasts on demand.
+    pub stalls: Stalls,
     /// Who sleeps.
     pub queues: Queues,
     pub(super) gate: Gate,
@@ -96,6 +98,7 @@ impl SimMachine {
             transparent: spec.transparent.then_some(HugeSize::MIB2),
             nodes: NodeMask::from_bits((1 << spec.nodes) - 1),
             faults: Faults::default(),
+            stalls: Stalls::default(),
             queues: Queues::default(),
             gate: Gate::new(),
             buffers: Mutex::default(),

@@ -9,7 +9,7 @@
 //! | file | what it simulates |
 //! |---|---|
 //! | [`memory`] | which frames are whose, and what is in them |
-//! | [`faults`] | the n-th call that fails |
+//! | [`faults`] | the n-th call that fails, and calls that last |
 //! | [`wait`] | wait queues |
 //! | [`lock`] | a lock that knows its order, and that nothing slow happens under it |
 //! | [`machine`] | pools, owners, accounts, and the system behind them |
@@ -34,6 +34,6 @@ pub mod wait;
 
 pub use buffer::SimBuffer;
 pub use facts::Facts;
-pub use faults::{Call, Failing, Faults};
+pub use faults::{Call, Failing, Faults, Point};
 pub use host::SimHost;
 pub use machine::{Owner, SimMachine};
