@@ -180,3 +180,55 @@ impl Gate {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const GATE: Option<WaitFor> = Some(WaitFor::Gate);
+
+    #[test]
+    fn only_the_last_to_leave_a_closed_and_marked_gate_wakes() {
+        let gate = Gate::new();
+        let passes = [gate.enter().unwrap(), gate.enter().unwrap()];
+        let [first, second] = passes;
+        assert_eq!(gate.prepare_wait(), Waiting::Retry);
+        let closing = gate.close().unwrap();
+        assert_eq!(gate.prepare_wait_drained(&closing), Waiting::Sleep);
+        assert_eq!(gate.leave(first).target(), None);
+        assert!(!gate.is_drained(&closing));
+        assert_eq!(gate.leave(second).target(), GATE);
+        assert_eq!(gate.prepare_wait_drained(&closing), Waiting::Retry);
+        assert!(gate.is_drained(&closing));
+        assert_eq!(gate.reopen(closing).target(), GATE);
+        let pass = gate.enter().unwrap();
+        assert_eq!(gate.leave(pass).target(), None);
+    }
+
+    #[test]
+    fn a_closed_gate_keeps_newcomers_and_a_second_closer_waiting() {
+        let gate = Gate::default();
+        let closing = gate.close().unwrap();
+        assert!(gate.is_drained(&closing));
+        let stop = Stop::Wait(WaitFor::Gate);
+        assert_eq!(gate.enter(), Err(stop));
+        assert_eq!(gate.close(), Err(stop));
+        assert_eq!(gate.reopen(closing).target(), None);
+
+        let closing = gate.close().unwrap();
+        assert_eq!(gate.prepare_wait(), Waiting::Sleep);
+        assert_eq!(gate.prepare_wait(), Waiting::Sleep);
+        assert_eq!(gate.reopen(closing).target(), GATE);
+        // The mark belonged to the closing that has ended.
+        let closing = gate.close().unwrap();
+        assert_eq!(gate.reopen(closing).target(), None);
+    }
+
+    #[test]
+    fn a_full_gate_refuses() {
+        let gate = Gate(AtomicU64::new(INSIDE));
+        assert_eq!(gate.enter(), Err(Stop::Fail(Error::CounterOverflow)));
+        assert_eq!(gate.0.into_inner(), INSIDE);
+    }
+}

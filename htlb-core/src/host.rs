@@ -84,12 +84,20 @@ pub trait Host {
         None
     }
 
-    /// Keeps a page for the same buffer or owner, still charged; gives it back where there is no room for it. It holds
-    /// zeroes, or what the owner and its producers left.
+    /// Sets a page of [`Host::own`] aside again, because filling it failed; gives it back where that is not wanted. What was
+    /// [`Contents::OwnData`] is the owner's still, whatever its producer left; anything else may hold anything now.
     ///
     /// # Errors
     /// The frame.
-    fn keep(&self, frame: Frame, _attempt: &Attempt, _index: PageIndex) -> Result<(), Frame> {
+    fn set_aside(&self, frame: Frame, _attempt: &Attempt, _index: PageIndex) -> Result<(), Frame> {
+        Err(frame)
+    }
+
+    /// Keeps a page that left its slot for the same owner, still charged; gives it back where there is no room for it.
+    ///
+    /// # Errors
+    /// The frame.
+    fn keep(&self, frame: Frame, _attempt: &Attempt) -> Result<(), Frame> {
         Err(frame)
     }
 

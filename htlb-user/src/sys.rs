@@ -5,14 +5,18 @@
 //! |---|---|
 //! | [`memfd`] | files that live in memory: hugetlb or shared memory, their length, holes and seals |
 //! | [`window`] | an owned stretch of address space, and what is mapped into it |
+//! | [`fork`] | whether this is a child, without a system call |
 //! | [`lease`] | the exclusive right to a part of a window: the only way to its bytes |
 //! | [`populate`] | pages put in place before they are touched, shortage as a value |
 //! | [`clear`] | fast zeroing |
 //! | [`numa`] | memory policies, the node of a page, the CPUs that may be used |
 //! | [`pagemap`] | frame numbers, presence, and whether an entry is huge |
 //! | [`process`] | who is alive, what its limits are |
-//! | [`file`] | files by descriptor: direct I/O, locks, links, advice |
+//! | [`mod@file`] | files by descriptor: direct I/O, locks, links, advice |
+//! | [`raw`] | what a program would do by hand: the peers of the benchmarks |
 //! | [`path`] | free space and access of a mount |
+//! | [`fork`] | whether this is the process that made something |
+//! | [`zeroed`] | memory for tables |
 //!
 //! Nothing here is `unsafe` to call and nothing here decides: policy is the core's. A call that fails gives a
 //! [`Failure`], which names the system call and its errno. The module is public for the `htlb` command and the
@@ -39,6 +43,7 @@ mod backing;
 
 pub mod clear;
 pub mod file;
+pub mod fork;
 pub mod lease;
 pub mod memfd;
 pub mod numa;
@@ -46,7 +51,9 @@ pub mod pagemap;
 pub mod path;
 pub mod populate;
 pub mod process;
+pub mod raw;
 pub mod window;
+pub mod zeroed;
 
 /// An error number of the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -205,11 +205,6 @@ fn take<H: Host>(
     };
     match (own, promise) {
         (Some((frame, holds)), _) => {
-            let source = match holds {
-                // Should the fill fail, nobody may take it for the owner's data.
-                Contents::Anything => Source::Pool,
-                Contents::Zeroes | Contents::OwnData => Source::Owner,
-            };
             let holds = match (holds, fill) {
                 (Contents::OwnData, Fill::Zeroed) => Contents::Anything,
                 (holds, _) => holds,
@@ -217,7 +212,7 @@ fn take<H: Host>(
             Ok(Taken {
                 frame,
                 holds,
-                source,
+                source: Source::Owner,
             })
         }
         (None, Some(promise)) => {
@@ -288,7 +283,7 @@ fn restore<H: Host>(
         (Source::Promise, Some(stock)) => {
             stock.with(|stock| stock.untake(frame, *charge, condition).err())
         }
-        (Source::Owner, _) => host.keep(frame, attempt, index).err().and_then(put),
+        (Source::Owner, _) => host.set_aside(frame, attempt, index).err().and_then(put),
         (Source::Promise | Source::Pool, _) => put(frame),
         (Source::System, _) => Some(frame),
     };

@@ -206,6 +206,13 @@ impl Plan {
         }
     }
 
+    /// Whether pages of this size may come from the system too.
+    fn has_system_rung(&self, size: HugeSize) -> bool {
+        self.placement
+            .attempts()
+            .any(|other| other.rung == Rung::System && other.size == size)
+    }
+
     fn cover<H: Host>(
         &mut self,
         host: &H,
@@ -220,7 +227,7 @@ impl Plan {
         if host.stock(attempt).is_none() || commitment == Commitment::Unpromised {
             // Nothing to promise: page by page, as they are populated.
             return match attempt.rung {
-                Rung::Pool => Err(Error::NoRoom),
+                Rung::Pool if self.has_system_rung(attempt.size) => Err(Error::NoRoom),
                 _ => self.record(host, attempt, charge, want, PageCount::ZERO, None),
             };
         }

@@ -12,7 +12,7 @@ use crate::page_map::{RangeClaim, Removed};
 use crate::request::Fill;
 use crate::step::Stop;
 use crate::stock::Returned;
-use crate::units::{ByteLen, ByteOffset, ByteRange, PageCount, PageIndex};
+use crate::units::{ByteLen, ByteOffset, ByteRange, PageCount};
 
 /// What was taken away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,7 +96,7 @@ pub(super) fn give_up<H: Host>(
             .and_then(|number| parts.get(number))
             .and_then(Option::as_ref);
         if let Some(part) = part {
-            gone.give_back(host, part, fill, index, removed);
+            gone.give_back(host, part, fill, removed);
         }
     }
     gone.flush(host);
@@ -128,13 +128,7 @@ fn empty<H: Host>(host: &H, buffer: &Buffer<H::Slots>, mut claim: RangeClaim) ->
     let mut gone = Gone::default();
     while let Some(emptied) = map.next_removed(&mut claim) {
         if let Some(part) = buffer.part_of(emptied.index) {
-            gone.give_back(
-                host,
-                part,
-                buffer.placement().fill,
-                emptied.index,
-                emptied.removed,
-            );
+            gone.give_back(host, part, buffer.placement().fill, emptied.removed);
         }
         wake(host, map, emptied.wake);
     }
@@ -151,14 +145,7 @@ struct Gone {
 }
 
 impl Gone {
-    fn give_back<H: Host>(
-        &mut self,
-        host: &H,
-        part: &Part,
-        fill: Fill,
-        index: PageIndex,
-        removed: Removed,
-    ) {
+    fn give_back<H: Host>(&mut self, host: &H, part: &Part, fill: Fill, removed: Removed) {
         match removed {
             Removed::Nothing => {}
             Removed::Promise(_) => {
@@ -185,7 +172,7 @@ impl Gone {
                     return;
                 };
                 let kept = match fill {
-                    Fill::DirtyWithinOwner => host.keep(frame, &part.attempt, index),
+                    Fill::DirtyWithinOwner => host.keep(frame, &part.attempt),
                     Fill::Zeroed => Err(frame),
                 };
                 let Err(frame) = kept else { return };

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! Which page sizes a buffer is made of, and the arithmetic between offsets, slots and ranges.
 //!
-//! A buffer is at most three extents of strictly descending page size, decided when its pages are promised and
-//! immutable from then on. Since the sizes are powers of two and descend, every extent begins on a boundary of its
+//! A buffer is at most three extents, none with larger pages than the one before, decided when its pages are promised and
+//! immutable from then on. Since the sizes are powers of two and never ascend, every extent begins on a boundary of its
 //! own page size.
 
 use core::ops::Range;
@@ -18,6 +18,9 @@ pub struct Extent {
     /// Slots before this extent; `u64::MAX` where the extent is not in use.
     first: u64,
     pages: u64,
+    /// What to add, wrapping, to an offset in pages of this size to get its slot. The extent begins on a boundary of its
+    /// page size, so this spares a lookup the subtraction of the start.
+    bias: u64,
     size: HugeSize,
 }
 
@@ -26,6 +29,7 @@ impl Extent {
         start: u64::MAX,
         first: u64::MAX,
         pages: 0,
+        bias: 0,
         size: HugeSize::BASE,
     };
 
@@ -51,6 +55,14 @@ impl Extent {
     #[must_use]
     pub const fn first(&self) -> PageIndex {
         PageIndex::new(self.first)
+    }
+
+    /// The slot of the page that holds `offset`, which lies in this extent.
+    #[inline]
+    pub(super) const fn slot_of(&self, offset: u64) -> u64 {
+        offset
+            .wrapping_shr(self.size.shift())
+            .wrapping_add(self.bias)
     }
 
     /// The slots of its first `count` pages, or of all where it has fewer.
@@ -133,6 +145,7 @@ impl Extents {
                 start: extents.capacity,
                 first: slots,
                 pages: count.raw(),
+                bias: slots.wrapping_sub(extents.capacity.wrapping_shr(size.shift())),
                 size,
             };
             extents.capacity = extents
@@ -230,6 +243,17 @@ impl Extents {
         }
     }
 
+    /// The first extent, if it holds `offset`.
+    #[inline]
+    pub(super) const fn first_holding(&self, offset: u64) -> Option<&Extent> {
+        let [first, second, _] = &self.all;
+        if offset < second.start {
+            Some(first)
+        } else {
+            None
+        }
+    }
+
     /// The extent that holds `offset`, which lies below the capacity: at most two compares.
     #[inline]
     pub(super) const fn holding(&self, offset: u64) -> &Extent {
@@ -244,15 +268,8 @@ impl Extents {
     }
 
     /// The slot of the page that holds `offset`, which lies below the capacity.
-    #[inline]
     pub(super) const fn slot_of(&self, offset: u64) -> u64 {
-        let extent = self.holding(offset);
-        // INVARIANT: the offset is not below the start of the extent that holds it.
-        extent.first.wrapping_add(
-            offset
-                .wrapping_sub(extent.start)
-                .wrapping_shr(extent.size.shift()),
-        )
+        self.holding(offset).slot_of(offset)
     }
 
     /// The extent that holds the slot, which is one of [`Extents::slots`].
@@ -342,18 +359,10 @@ impl<T> PerExtent<T> {
             .map(|(size, value)| (*size, value))
     }
 
-    /// The value of the extent with pages of `size`.
+    /// The value of the first extent with pages of `size`.
     pub fn of(&self, size: HugeSize) -> Option<&T> {
         self.iter()
             .find_map(|(own, value)| (own == size).then_some(value))
-    }
-
-    /// The value of the extent with pages of `size`, to change it.
-    pub fn of_mut(&mut self, size: HugeSize) -> Option<&mut T> {
-        self.all
-            .iter_mut()
-            .flatten()
-            .find_map(|(own, value)| (*own == size).then_some(value))
     }
 
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {

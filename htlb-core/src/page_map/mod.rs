@@ -38,10 +38,11 @@
 //!
 //! # Waiting
 //!
-//! [`Stop::Wait`](crate::Stop::Wait) names a slot or the seal. The front end queues itself, then asks [`PageMap::prepare_wait`] (or
-//! [`PageMap::prepare_wait_seal`]): [`Waiting::Sleep`](crate::step::Waiting::Sleep) means that whoever ends the claim will see the mark and wake the queue;
-//! [`Waiting::Retry`](crate::step::Waiting::Retry) that there is nothing to wait for any more. As the condition of a `wait_event`, "`prepare_wait`
-//! says `Retry`" loses no wake-up, since each look sets the mark of the claim it finds.
+//! [`Stop::Wait`](crate::Stop::Wait) names a slot or the seal. The front end queues itself, then asks
+//! [`PageMap::prepare_wait`] (or [`PageMap::prepare_wait_seal`]). [`Waiting::Sleep`](crate::Waiting::Sleep) means that
+//! whoever ends the claim will see the mark and wake the queue, [`Waiting::Retry`](crate::Waiting::Retry) that there is
+//! nothing to wait for any more. As the condition of a `wait_event`, "`prepare_wait` says `Retry`" loses no wake-up, since
+//! each look sets the mark of the claim that it finds.
 //!
 //! A thread that holds a claim may wait only for *lower* slots; any other wait is [`Error::WouldDeadlock`]. So every chain
 //! of waits descends and none can close, and a producer that touches the page it is filling gets an
@@ -200,14 +201,29 @@ impl<S: AsRef<[AtomicU64]>> PageMap<S> {
         if offset >= self.size.load(Ordering::Relaxed) {
             return Err(Error::RangeBeyondEnd);
         }
-        let size = self.extents.holding(offset).size();
+        // The first extent has the largest pages and nearly all of the bytes. Kept apart, its lookup needs no choice of
+        // operands, and costs a third less.
+        match self.extents.first_holding(offset) {
+            Some(first) => self.locate(first, offset),
+            None => self.locate_later(offset),
+        }
+    }
+
+    #[inline(never)]
+    fn locate_later(&self, offset: u64) -> Result<Located, Error> {
+        self.locate(self.extents.holding(offset), offset)
+    }
+
+    #[inline]
+    fn locate(&self, extent: &Extent, offset: u64) -> Result<Located, Error> {
         let slot = self
-            .cell(self.extents.slot_of(offset))
+            .cell(extent.slot_of(offset))
             .ok_or(Error::RangeBeyondEnd)?
             .read();
         if !slot.is_present() {
             return Err(Error::NotPresent);
         }
+        let size = extent.size();
         Ok(Located {
             pfn: slot.pfn(),
             size,

@@ -223,6 +223,7 @@ impl SlotCell<'_> {
 }
 
 #[cfg(all(test, not(loom)))]
+#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
 

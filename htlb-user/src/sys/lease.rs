@@ -110,9 +110,25 @@ impl Lease {
 
     /// Sets every byte to zero; see [`clear::clear`].
     pub fn zero(&mut self, caches: Caches) {
+        self.zero_from(0, caches);
+    }
+
+    /// Sets the bytes from `from` to the end to zero; nothing where that lies past the end.
+    pub fn zero_from(&mut self, from: usize, caches: Caches) {
         // SAFETY: as for `bytes_mut`. Where a peer races, the bytes are the peer's afterwards; no reference to them outlives this call.
         let bytes = unsafe { std::slice::from_raw_parts_mut(self.as_ptr().as_ptr(), self.len) };
-        clear::clear(bytes, caches);
+        clear::clear(bytes.get_mut(from..).unwrap_or_default(), caches);
+    }
+
+    /// Sets `len` bytes from `offset` to zero, also where slices are not to be had.
+    ///
+    /// # Errors
+    /// [`Error::RangeBeyondEnd`] past the end; nothing is changed then.
+    pub fn zero_part(&mut self, offset: ByteOffset, len: usize) -> Result<(), Error> {
+        let from = self.place(offset, len)?;
+        // SAFETY: `place` checked the bounds; `&mut self` excludes every slice of the lease.
+        unsafe { std::ptr::write_bytes(from.as_ptr(), 0, len) };
+        Ok(())
     }
 
     /// Reads the first byte of every page of the window's size, so that it is in the page tables.
@@ -171,6 +187,24 @@ impl Lease {
         }
     }
 
+    /// One lease of two that follow each other in one window.
+    ///
+    /// # Errors
+    /// Both back where they do not.
+    pub fn join(mut self, next: Self) -> Result<Self, (Self, Self)> {
+        let adjacent =
+            Arc::ptr_eq(&self.window, &next.window) && self.start + self.len == next.start;
+        if !adjacent {
+            return Err((self, next));
+        }
+        // The bits of `next` stay set: they are this lease's from now on, so its own Drop must not run.
+        let next = std::mem::ManuallyDrop::new(next);
+        self.len += next.len;
+        // SAFETY: `next` is never used or dropped again, so its Arc is taken out exactly once.
+        drop(unsafe { std::ptr::read(&next.window) });
+        Ok(self)
+    }
+
     fn place(&self, offset: ByteOffset, len: usize) -> Result<NonNull<u8>, Error> {
         let offset = usize::try_from(offset.raw()).map_err(|_| Error::RangeOverflow)?;
         match offset.checked_add(len) {
@@ -179,6 +213,24 @@ impl Lease {
             _ => Err(Error::RangeBeyondEnd),
         }
     }
+}
+
+/// The bytes of leases that follow each other in one window, as one slice.
+///
+/// `None` where they do not, or where untrusted peers may write them.
+#[must_use]
+pub fn bytes_across<'a>(first: &'a Lease, more: &'a [Arc<Lease>]) -> Option<&'a [u8]> {
+    let mut end = first.start + first.len;
+    for next in more {
+        if !Arc::ptr_eq(&first.window, &next.window) || next.start != end {
+            return None;
+        }
+        end += next.len;
+    }
+    // SAFETY: as for `Lease::bytes`, for each of the leases, all of which are borrowed for as long as the slice lives. They
+    // cover one stretch of one mapping without a gap, and the pointer was made for the whole window.
+    (first.window.peers() == Peers::Trusted)
+        .then(|| unsafe { std::slice::from_raw_parts(first.as_ptr().as_ptr(), end - first.start) })
 }
 
 impl Drop for Lease {

@@ -127,7 +127,12 @@ impl Host for SimHost<'_> {
         Some((frame, Contents::OwnData))
     }
 
-    fn keep(&self, frame: Frame, attempt: &Attempt, _index: PageIndex) -> Result<(), Frame> {
+    fn set_aside(&self, frame: Frame, attempt: &Attempt, _index: PageIndex) -> Result<(), Frame> {
+        // All that `own` gives is the owner's data.
+        self.keep(frame, attempt)
+    }
+
+    fn keep(&self, frame: Frame, attempt: &Attempt) -> Result<(), Frame> {
         self.nothing_held("keep");
         if self.donated {
             return Err(frame);

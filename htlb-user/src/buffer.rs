@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
+//! A buffer: memory in the largest pages that could be had, and a receipt that says which.
+
+mod builder;
+mod copy;
+mod fill;
+mod guard;
+mod report;
+mod share;
+mod slice;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use htlb_core::driver::{self, Punched};
+use htlb_core::stock::{Held, Violation};
+use htlb_core::{
+    ByteLen, ByteOffset, ByteRange, Error as Cause, Host, NodeId, PageIndex, Part, Pfn, Stock,
+};
+
+use crate::arena::{address, Arena, Slots, Words};
+use crate::error::Error;
+use crate::host::{locked, BufferHost};
+use crate::receipt::Home;
+
+pub use builder::{BufferBuilder, Layout, Populate};
+pub use fill::PageMut;
+pub use guard::{PinnedPage, Sealed};
+pub use share::Access;
+pub use slice::{Slice, SliceMut};
+
+/// The part of a buffer that an inspection looks at too.
+#[derive(Debug)]
+pub(crate) struct Live {
+    core: htlb_core::Buffer<Slots>,
+    host: BufferHost,
+}
+
+impl Live {
+    /// What it holds of a pool of the process, or of its own pages.
+    pub(crate) fn held(&self, arena: &Arc<Arena>, stock: &Stock<Words>) -> Held {
+        let serves = |part: &Part| {
+            self.host
+                .arena(&part.attempt)
+                .is_some_and(|of| Arc::ptr_eq(of, arena))
+        };
+        let mut held = stock.held_by(&self.core, serves);
+        if self.core.parts().next().is_some_and(serves) {
+            held.pages = held.pages.saturating_add(self.host.aside().left());
+        }
+        held
+    }
+
+    /// Whether the pages of `arena` are this buffer's alone.
+    pub(crate) fn owns(&self, arena: &Arc<Arena>) -> bool {
+        self.host
+            .own_arena()
+            .is_some_and(|own| Arc::ptr_eq(own, arena))
+    }
+
+    /// Audits the pages that are this buffer's alone, of which so many are in limbo.
+    pub(crate) fn check_own(&self, limbo: u64) -> Result<(), Violation> {
+        let Some(arena) = self.host.own_arena() else {
+            return Ok(());
+        };
+        let stock = locked(arena.stock());
+        let mut held = self.held(arena, &stock);
+        held.pages = held.pages.saturating_add(limbo);
+        stock.audit(held)
+    }
+}
+
+/// Memory of a known size in pages of a known size.
+///
+/// Made by [`crate::Pools::buffer`]. `Send` and `Sync`: threads may populate, pin and read it at once. A forked child has
+/// none of it: there every call is an error, and dropping does nothing. Only slices made before the fork must not be touched.
+///
+/// Dropping gives everything back. A pin, slice or seal that was leaked keeps the pages for ever.
+#[derive(Debug)]
+pub struct Buffer {
+    live: Arc<Live>,
+    /// Where the pools know of it.
+    place: usize,
+    home: Home,
+    access: Access,
+    took: Duration,
+    asked: ByteLen,
+}
+
+static_assertions::assert_impl_all!(Buffer: Send, Sync);
+
+/// Where a page is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Its first byte in the buffer.
+    pub offset: u64,
+    /// Its size in bytes.
+    pub len: u64,
+    /// Its address in this process. A hint: the page may be punched unless it is pinned or the buffer is sealed.
+    pub address: usize,
+    /// Its physical address, where the system says it and does not move the page: hugetlb, with `CAP_SYS_ADMIN`.
+    pub physical: Option<u64>,
+    /// The node that holds it, where the system says it.
+    pub node: Option<NodeId>,
+}
+
+impl Buffer {
+    /// Makes a buffer known to inspections.
+    fn register(live: Live, home: Home, access: Access, size: u64) -> Self {
+        let live = Arc::new(live);
+        Self {
+            place: live.host.shared().register(&live),
+            live,
+            home,
+            access,
+            took: Duration::ZERO,
+            asked: ByteLen::new(size),
+        }
+    }
+
+    fn core(&self) -> &htlb_core::Buffer<Slots> {
+        &self.live.core
+    }
+
+    fn host(&self) -> &BufferHost {
+        &self.live.host
+    }
+
+    /// The size in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.core().map().size().raw()
+    }
+
+    /// Whether it was truncated to nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes it can grow to.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        self.core().map().extents().capacity().raw()
+    }
+
+    /// The page that holds the byte at `offset`.
+    ///
+    /// ```
+    /// let pools = htlb_user::Pools::new()?;
+    /// let buffer = pools.buffer(16384).base_pages().create()?;
+    /// let page = buffer.page_at(5000)?;
+    /// assert_eq!((page.offset, page.len), (4096, 4096));
+    /// assert_eq!(buffer.offset_of(page.address + 904), Some(5000));
+    /// # Ok::<(), htlb_user::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Cause::RangeBeyondEnd`]; [`Cause::NotPresent`] where no page has been put there.
+    pub fn page_at(&self, offset: u64) -> Result<Page, Error> {
+        self.find(offset)
+            .map_err(|cause| self.error(format!("find the page at offset {offset}"), cause))
+    }
+
+    fn find(&self, offset: u64) -> Result<Page, Cause> {
+        self.here()?;
+        let map = self.core().map();
+        let found = map.page_at(ByteOffset::new(offset))?;
+        let arena = self.arena_at(map.index_at(ByteOffset::new(offset))?)?;
+        Ok(Page {
+            offset: offset - found.offset_in_page.raw(),
+            len: found.size.bytes(),
+            address: address(found.pfn),
+            physical: arena.physical(found.pfn).map(|pfn| pfn.raw() << 12),
+            node: arena.node(found.pfn),
+        })
+    }
+
+    /// The offset of the byte at `address`, the inverse of [`Buffer::page_at`]; `None` where it is not in this buffer.
+    ///
+    /// Looks at one page where the buffer is straight in memory, at all of them where it is not.
+    #[must_use]
+    pub fn offset_of(&self, address: usize) -> Option<u64> {
+        let map = self.core().map();
+        let within = |start: usize, len: u64| {
+            let inside = address.checked_sub(start)? as u64;
+            (inside < len).then_some(inside)
+        };
+        // Where the first page leads to the right one, no other has to be looked at.
+        if let Ok(first) = map.page_at(ByteOffset::ZERO) {
+            let guess = address.checked_sub(crate::arena::address(first.pfn));
+            let guess = guess.and_then(|guess| u64::try_from(guess).ok());
+            if let Some((guess, Ok(page))) =
+                guess.map(|guess| (guess, map.page_at(ByteOffset::new(guess))))
+            {
+                let start = crate::arena::address(page.pfn);
+                if within(start, page.size.bytes()) == Some(page.offset_in_page.raw()) {
+                    return Some(guess);
+                }
+            }
+        }
+        map.frames().find_map(|(index, pfn, size)| {
+            let inside = within(crate::arena::address(pfn), size.bytes())?;
+            let offset = map.extents().bytes_of(index)?.start().raw() + inside;
+            (offset < map.size().raw()).then_some(offset)
+        })
+    }
+
+    /// Whether this process made the buffer.
+    fn here(&self) -> Result<(), Cause> {
+        match self.host().shared().is_mine() {
+            true => Ok(()),
+            false => Err(Cause::NotPresent),
+        }
+    }
+
+    fn arena_at(&self, index: PageIndex) -> Result<&Arc<Arena>, Cause> {
+        let part = self.core().part_of(index).ok_or(Cause::RangeBeyondEnd)?;
+        self.host().arena(&part.attempt).ok_or(Cause::FrameInvalid)
+    }
+
+    /// Promises every page of `offset..offset + len` that is not there yet; says how many bytes that was.
+    ///
+    /// A page that is set aside for the buffer, as in what a straight one has beyond its size, needs no promise.
+    ///
+    /// # Errors
+    /// [`Cause::NoRoom`] and [`Cause::OutOfPages`], with nothing promised; ranges that are not whole pages of the buffer.
+    pub fn reserve(&self, offset: u64, len: u64) -> Result<u64, Error> {
+        let fail = |cause| self.error(format!("reserve {len} bytes at offset {offset}"), cause);
+        let _inside = self.host().shared().enter().map_err(fail)?;
+        let range = ByteRange::at(ByteOffset::new(offset), ByteLen::new(len)).map_err(fail)?;
+        self.promise(range).map_err(fail)
+    }
+
+    fn promise(&self, range: ByteRange) -> Result<u64, Cause> {
+        let map = self.core().map();
+        let mut parts = self.core().parts();
+        if let (Some(only), None) = (parts.next(), parts.next()) {
+            if self.host().aside().left() == 0 {
+                let pages = driver::reserve(self.host(), self.core(), range)?;
+                return Ok(pages.raw() * only.attempt.size.bytes());
+            }
+        }
+        let pages = map.pages(range)?;
+        let promises = || -> u64 {
+            let census = map.census_of(pages);
+            let bytes = census
+                .iter()
+                .map(|(size, census)| size.bytes() * census.promises().raw());
+            bytes.sum()
+        };
+        let before = promises();
+        if self.host().aside().left() == 0 {
+            driver::reserve(self.host(), self.core(), range)?;
+        } else {
+            for index in pages.iter() {
+                if !self.host().aside().has(index) {
+                    let page = map.extents().bytes_of(index).ok_or(Cause::RangeBeyondEnd)?;
+                    let end = page.end().min(range.end());
+                    let page = ByteRange::new(page.start(), end)?;
+                    driver::reserve(self.host(), self.core(), page)?;
+                }
+            }
+        }
+        Ok(promises().saturating_sub(before))
+    }
+
+    /// Gives the pages and promises of `offset..offset + len` back; says what that was. No system call.
+    ///
+    /// # Errors
+    /// [`Cause::Pinned`] and [`Cause::Sealed`], with nothing given back; ranges that are not whole pages of the buffer.
+    pub fn punch(&self, offset: u64, len: u64) -> Result<Punched, Error> {
+        let fail = |cause| self.error(format!("punch {len} bytes at offset {offset}"), cause);
+        let _inside = self.host().shared().enter().map_err(fail)?;
+        self.writable().map_err(fail)?;
+        let range = ByteRange::at(ByteOffset::new(offset), ByteLen::new(len)).map_err(fail)?;
+        driver::punch(self.host(), self.core(), range).map_err(fail)
+    }
+
+    /// What only reads must not make holes: they would come back as zeroes, for peers too.
+    fn writable(&self) -> Result<(), Cause> {
+        match self.access {
+            Access::InPlace | Access::Copies => Ok(()),
+            Access::InPlaceReadOnly => Err(Cause::Sealed),
+        }
+    }
+
+    /// Makes the buffer `size` bytes long; says what was given back. Shrinking gives back the pages that lie wholly beyond and
+    /// zeroes the rest of the one that the new end cuts; growing promises nothing.
+    ///
+    /// # Errors
+    /// [`Cause::BeyondCapacity`]; shrinking as [`Buffer::punch`].
+    pub fn truncate(&mut self, size: u64) -> Result<Punched, Error> {
+        let punched = self
+            .resize(size)
+            .map_err(|cause| self.error(format!("resize to {size} bytes"), cause))?;
+        self.asked = ByteLen::new(size);
+        Ok(punched)
+    }
+
+    /// As [`Buffer::truncate`], for a caller that knows of no slice.
+    fn resize(&self, size: u64) -> Result<Punched, Cause> {
+        let _inside = self.host().shared().enter()?;
+        let old = self.len();
+        if size < old {
+            self.writable()?;
+        }
+        let punched = driver::truncate(self.host(), self.core(), ByteLen::new(size))?;
+        if size < old && size > 0 {
+            let last = ByteOffset::new(size - 1);
+            let map = self.core().map();
+            // Where no page is, or one that has just gone, there is nothing to zero.
+            if let (Ok(page), Ok(index)) = (map.page_at(last), map.index_at(last)) {
+                self.zero_tail(index, page.pfn, page.offset_in_page.raw() + 1)?;
+            }
+        }
+        Ok(punched)
+    }
+
+    /// Zeroes a page from `used` bytes on.
+    fn zero_tail(&self, index: PageIndex, pfn: Pfn, used: u64) -> Result<(), Cause> {
+        let arena = self.arena_at(index)?;
+        // CAST: both are at most the length of a page that is mapped.
+        let (used, len) = (used as usize, arena.size().bytes() as usize);
+        let leases = self.host().leases();
+        let mut held = leases.hold_alone(arena, address(pfn), len)?;
+        let from = ByteOffset::new((held.from + used) as u64);
+        let outcome = held.lease.zero_part(from, len - used);
+        leases.give_back(held.lease);
+        outcome
+    }
+
+    /// An error, with what the ladder met on its way where that has to do with it.
+    fn error(&self, asked: String, cause: Cause) -> Error {
+        let error = Error::new(asked, cause);
+        if !self.host().shared().is_mine() {
+            return error.forked();
+        }
+        match cause {
+            Cause::NoRoom | Cause::OutOfPages | Cause::OutOfReach | Cause::OvercommitLimit => self
+                .host()
+                .refusals()
+                .into_iter()
+                .fold(error, |error, refusal| error.found(refusal.why)),
+            Cause::Sealed if self.access != Access::InPlace => {
+                error.advise("this memory is another process's: change it there")
+            }
+            _ => error,
+        }
+    }
+
+    /// Sleeps until `what` may have changed.
+    fn wait(&self, what: htlb_core::WaitFor) -> Result<(), Cause> {
+        self.host().wait(self.core().map(), what, None)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // A forked child's copy: the pages are the parent's, and what it would lock may be locked for ever.
+        let shared = Arc::clone(self.live.host.shared());
+        let Ok(_inside) = shared.enter() else { return };
+        shared.unregister(self.place);
+        // INVARIANT: inspections have others only behind the closed gate, so this is the only one.
+        let released = Arc::get_mut(&mut self.live).is_some_and(|Live { core, host }| {
+            let first = core.parts().next().copied();
+            let released = driver::release(host, core).is_ok();
+            if let Some(part) = first.filter(|_| released) {
+                host.put_aside_back(&part.attempt, part.charge);
+            }
+            released
+        });
+        if !released {
+            shared.keep(&self.live);
+        }
+    }
+}

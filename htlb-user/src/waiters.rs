@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
+//! Where threads sleep until a claim ends: a small table of queues, shared by all buffers.
+
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use htlb_core::page_map::PageMap;
+use htlb_core::{Error, PageIndex, WaitFor, Waiting};
+
+use crate::arena::Slots;
+
+const QUEUES: usize = 64;
+
+/// The queues. What falls into one queue by accident wakes too early, looks again, and sleeps on.
+#[derive(Debug)]
+pub(crate) struct Waiters {
+    queues: [(Mutex<()>, Condvar); QUEUES],
+}
+
+impl Waiters {
+    pub(crate) fn new() -> Self {
+        Self {
+            queues: std::array::from_fn(|_| (Mutex::new(()), Condvar::new())),
+        }
+    }
+
+    /// Sleeps until `what` of `map` may have changed.
+    pub(crate) fn wait(
+        &self,
+        map: &PageMap<Slots>,
+        what: WaitFor,
+        holding: Option<PageIndex>,
+    ) -> Result<(), Error> {
+        let (lock, queue) = self.queue(map, what);
+        let held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        // The last look is under the queue's lock, which a waker takes too: no wake-up falls between look and sleep.
+        let waiting = match what {
+            WaitFor::Slot(index) => map.prepare_wait(index, holding)?,
+            WaitFor::Seal => map.prepare_wait_seal(),
+            WaitFor::Gate => Waiting::Retry,
+        };
+        if waiting == Waiting::Sleep {
+            drop(queue.wait(held).unwrap_or_else(PoisonError::into_inner));
+        }
+        Ok(())
+    }
+
+    /// Wakes everybody who may wait for `what` of `map`.
+    pub(crate) fn wake(&self, map: &PageMap<Slots>, what: WaitFor) {
+        let (lock, queue) = self.queue(map, what);
+        drop(lock.lock().unwrap_or_else(PoisonError::into_inner));
+        queue.notify_all();
+    }
+
+    fn queue(&self, map: &PageMap<Slots>, what: WaitFor) -> &(Mutex<()>, Condvar) {
+        let hash = BuildHasherDefault::<DefaultHasher>::default()
+            .hash_one((std::ptr::from_ref(map).addr(), what));
+        // CAST: the remainder is below QUEUES.
+        &self.queues[(hash % QUEUES as u64) as usize]
+    }
+}
