@@ -8,6 +8,7 @@ pub mod system;
 pub mod load;
 pub mod store;
 pub mod bench;
+pub mod named;
 pub mod receipt;
 
 mod advice;
@@ -23,6 +24,7 @@ mod waiters;
 
 pub use buffer::{Buffer, BufferBuilder};
 pub use error::Error;
+pub use named::Named;
 pub use owner::Owner;
 pub use pools::Pools;
 pub use receipt::Receipt;

@@ -5,13 +5,15 @@
 //! |---|---|
 //! | [`memfd`] | files that live in memory: hugetlb or shared memory, their length, holes and seals |
 //! | [`window`] | an owned stretch of address space, and what is mapped into it |
+//! | [`fork`] | whether this is a child, without a system call |
 //! | [`lease`] | the exclusive right to a part of a window: the only way to its bytes |
 //! | [`populate`] | pages put in place before they are touched, shortage as a value |
 //! | [`clear`] | fast zeroing |
 //! | [`numa`] | memory policies, the node of a page, the CPUs that may be used |
 //! | [`pagemap`] | frame numbers, presence, and whether an entry is huge |
 //! | [`process`] | who is alive, what its limits are |
-//! | [`file`] | files by descriptor: direct I/O, locks, links, advice |
+//! | [`mod@file`] | files by descriptor: direct I/O, locks, links, advice |
+//! | [`raw`] | what a program would do by hand: the peers of the benchmarks |
 //! | [`path`] | free space and access of a mount |
 //! | [`fork`] | whether this is the process that made something |
 //! | [`zeroed`] | memory for tables |
@@ -49,6 +51,7 @@ pub mod pagemap;
 pub mod path;
 pub mod populate;
 pub mod process;
+pub mod raw;
 pub mod window;
 pub mod zeroed;
 

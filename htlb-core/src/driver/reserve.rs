@@ -63,29 +63,29 @@ pub fn reserve<H: Host>(
     Ok(PageCount::new(pages))
 }
 
+/// A promise of all of `pages`: at once where there is room, else after asking the system for what is missing.
 fn promise_all<H: Host>(
     host: &H,
     part: &crate::buffer::Part,
     pages: PageCount,
 ) -> Result<Promise, Error> {
     loop {
+        let refused = match with_stock(host, &part.attempt, |stock| {
+            stock.reserve(part.charge, pages)
+        }) {
+            Err(Error::NoRoom) => Error::NoRoom,
+            outcome => return outcome,
+        };
         let missing = with_stock(host, &part.attempt, |stock| {
             stock.shortage(part.charge, pages)
         })?;
-        if missing.is_zero() {
-            match with_stock(host, &part.attempt, |stock| {
-                stock.reserve(part.charge, pages)
-            }) {
-                // Somebody was faster: count again.
-                Err(Error::NoRoom) => continue,
-                outcome => return outcome,
-            }
-        }
-        if host
-            .supply(&part.attempt, part.charge.reach.nodes(), missing)?
-            .is_zero()
+        // Nothing is missing where somebody gave pages back in between: try again.
+        if !missing.is_zero()
+            && host
+                .supply(&part.attempt, part.charge.reach.nodes(), missing)?
+                .is_zero()
         {
-            return Err(Error::NoRoom);
+            return Err(refused);
         }
     }
 }

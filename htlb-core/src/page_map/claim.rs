@@ -220,6 +220,13 @@ impl<S: AsRef<[AtomicU64]>> PageMap<S> {
             .is_some_and(|cell| cell.read().is_claimed())
     }
 
+    /// Whether a page is there now.
+    #[must_use]
+    pub fn is_present(&self, index: PageIndex) -> bool {
+        self.cell(index.raw())
+            .is_some_and(|cell| cell.read().is_present())
+    }
+
     /// Marks the claim on a slot, so that its end brings a [`Wake`]: the last look before going to sleep.
     ///
     /// The caller is on the wait queue already. `holding` is the lowest slot that it has claimed itself. Asked again after

@@ -37,6 +37,7 @@ impl Buffer {
             populated: ByteLen::new(populated),
             home: self.home.clone(),
             took: self.took,
+            advice: None,
         }
     }
 

@@ -71,15 +71,15 @@ pub struct PoolSpec {
 
 /// The machine that a case needs.
 #[derive(Clone, Copy, Debug)]
-pub struct MachineSpec {
+pub struct MachineSpec<'a> {
     /// Nodes with memory, from 0 on.
     pub nodes: u32,
     /// What the pools have, exactly.
-    pub pools: &'static [PoolSpec],
+    pub pools: &'a [PoolSpec],
     /// How many surplus pages there may be of a size; none of others.
-    pub overcommit: &'static [(HugeSize, u64)],
+    pub overcommit: &'a [(HugeSize, u64)],
     /// How many huge pages the system gives beyond the pools; none of others. Base pages there are always.
-    pub system: &'static [(HugeSize, u64)],
+    pub system: &'a [(HugeSize, u64)],
     /// Whether the system has transparent huge pages.
     pub transparent: bool,
     /// How many pages each owner can keep for itself.
@@ -111,10 +111,10 @@ impl PoolSpec {
     }
 }
 
-impl MachineSpec {
+impl<'a> MachineSpec<'a> {
     /// One node with these pools, and nothing beyond them but base pages.
     #[must_use]
-    pub const fn of(pools: &'static [PoolSpec]) -> Self {
+    pub const fn of(pools: &'a [PoolSpec]) -> Self {
         Self {
             nodes: 1,
             pools,
@@ -133,13 +133,13 @@ impl MachineSpec {
 
     /// The system has so many huge pages.
     #[must_use]
-    pub const fn system(self, system: &'static [(HugeSize, u64)]) -> Self {
+    pub const fn system(self, system: &'a [(HugeSize, u64)]) -> Self {
         Self { system, ..self }
     }
 
     /// So many surplus pages are allowed.
     #[must_use]
-    pub const fn overcommit(self, overcommit: &'static [(HugeSize, u64)]) -> Self {
+    pub const fn overcommit(self, overcommit: &'a [(HugeSize, u64)]) -> Self {
         Self { overcommit, ..self }
     }
 
@@ -358,7 +358,7 @@ pub struct Case {
     /// What it needs of the back end.
     pub needs: &'static [Ability],
     /// What it needs of the machine.
-    pub machine: MachineSpec,
+    pub machine: MachineSpec<'static>,
     /// What it does.
     pub body: fn(&Rig<'_>),
 }
@@ -387,7 +387,7 @@ impl Case {
     pub fn run<M: Machine>(
         &self,
         back_end: &str,
-        make: impl FnOnce(&MachineSpec) -> Result<M, Unavailable>,
+        make: impl FnOnce(&MachineSpec<'_>) -> Result<M, Unavailable>,
         lacks: &[Ability],
     ) {
         if let Some(ability) = self.lacking(lacks) {

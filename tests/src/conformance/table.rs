@@ -12,7 +12,7 @@ use super::{Case, MachineSpec};
 const MIB2: HugeSize = HugeSize::MIB2;
 const GIB1: HugeSize = HugeSize::GIB1;
 
-const fn mib2(pages: &'static [super::PoolSpec]) -> MachineSpec {
+const fn mib2(pages: &[super::PoolSpec]) -> MachineSpec<'_> {
     MachineSpec::of(pages)
 }
 

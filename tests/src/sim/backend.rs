@@ -56,7 +56,7 @@ impl InHand for SimInHand<'_> {
 impl Sim {
     /// As described.
     #[must_use]
-    pub fn new(spec: &MachineSpec) -> Self {
+    pub fn new(spec: &MachineSpec<'_>) -> Self {
         Self {
             machine: SimMachine::new(spec),
             owners: Mutex::new(vec![Owner::FIRST]),

@@ -239,9 +239,11 @@ impl<'m> SimBuffer<'m> {
         let before = self.core().map().size();
         let punched = driver::truncate(&self.host(), self.core(), size)?;
         if size < before && !size.is_zero() {
-            if let Ok(page) = self.page_at(size.raw() - 1) {
-                let kept = page.offset_in_page.raw() + 1;
-                lock(&self.machine.memory).clear(page.pfn, kept);
+            if let Ok(pin) = self.pin(size.raw() - 1) {
+                let start = self.core().map().extents().bytes_of(pin.index());
+                let kept = start.map_or(0, |bytes| size.raw() - bytes.start().raw());
+                lock(&self.machine.memory).clear(pin.pfn(), kept);
+                self.unpin(pin);
             }
         }
         Ok(punched)

@@ -282,10 +282,15 @@ impl SimMachine {
 }
 
 impl Facts {
-    /// The same, without what the buffers are.
+    /// The same without the names of the pages that are free in a pool. Surplus pages of a class are as many, not these or
+    /// those: where some came and went, others may have stayed.
     #[must_use]
-    pub fn without_buffers(mut self) -> Self {
-        self.buffers.clear();
+    pub fn without_names(mut self) -> Self {
+        for stock in self.stocks.values_mut() {
+            for pfn in std::mem::take(&mut stock.free) {
+                self.pages.remove(&pfn);
+            }
+        }
         self
     }
 }

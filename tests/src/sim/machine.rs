@@ -95,7 +95,7 @@ impl SimMachine {
     /// # Panics
     /// If its pools do not fit its memory.
     #[must_use]
-    pub fn new(spec: &MachineSpec) -> Self {
+    pub fn new(spec: &MachineSpec<'_>) -> Self {
         let nodes = (0..spec.nodes).map(|number| {
             let first = u64::from(number) * NODE_FRAMES;
             (node(number), first..first + NODE_FRAMES)
@@ -208,6 +208,15 @@ impl SimMachine {
                     .with(|stock| stock.ledger_mut().close_account(id))
             }
         }
+    }
+
+    /// Forgets the accounts that are closed: what they were is no fact of the machine.
+    pub fn forget_closed_accounts(&self) {
+        let mut accounts = lock(&self.accounts);
+        accounts.retain(|(size, id)| {
+            self.stock_of(*size)
+                .with(|stock| stock.ledger().usage(*id).is_ok())
+        });
     }
 
     pub(super) fn account(&self, owner: Owner, size: HugeSize) -> AccountId {
@@ -364,7 +373,11 @@ impl SimMachine {
     }
 
     /// Looks again at every page in limbo.
-    pub fn retry_limbo(&self) {
+    pub fn retry_all_limbo(&self) {
+        self.on_host(|_| self.retry_limbo());
+    }
+
+    pub(super) fn retry_limbo(&self) {
         let (waiting, ready): (Vec<_>, Vec<_>) = std::mem::take(&mut *lock(&self.limbo))
             .into_iter()
             .partition(|entry| self.is_held(entry.frame.pfn()));
@@ -470,6 +483,11 @@ impl SimMachine {
             magazines.retain(|_, magazine| !magazine.is_empty());
             lock(&self.magazines).extend(magazines);
         });
+    }
+
+    /// How often mappings were revoked.
+    pub fn unmapped(&self) -> u64 {
+        self.unmapped.load(Ordering::Relaxed)
     }
 
     /// Another program takes a base page.

@@ -319,11 +319,14 @@ impl Block {
     /// Everybody whose bytes are in the page.
     #[must_use]
     pub fn writers(&self) -> BTreeSet<Writer> {
-        let mut writers: BTreeSet<Writer> = self
-            .patches
-            .values()
-            .flat_map(|patch| patch.writers.iter().copied())
-            .collect();
+        let mut writers = BTreeSet::new();
+        let mut last = None;
+        for writer in self.patches.values().flat_map(|patch| &patch.writers) {
+            if last != Some(writer) {
+                writers.insert(*writer);
+                last = Some(writer);
+            }
+        }
         if (self.patches.len() as u64) < self.size.base_pages() {
             writers.insert(self.background.1);
         }
