@@ -70,18 +70,14 @@ impl Live {
     /// Whether every page that it was made with is there, and nobody holds on to one.
     fn is_as_made(&self, key: &Key) -> bool {
         let map = self.core.map();
-        map.size() == key.request.size()
-            && !map.is_sealed()
-            && map
-                .census()
-                .iter()
-                .all(|(_, census)| census.present == census.frames() && census.pins == 0)
-            && map
-                .census()
-                .iter()
-                .map(|(_, census)| census.present.raw())
-                .sum::<u64>()
-                == self.pages()
+        let mut present = 0;
+        for (_, census) in map.census().iter() {
+            if census.pins > 0 {
+                return false;
+            }
+            present += census.present.raw();
+        }
+        present == self.pages() && map.size() == key.request.size() && !map.is_sealed()
     }
 
     /// Whether the pages of `arena` are this buffer's alone.
