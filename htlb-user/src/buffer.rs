@@ -21,7 +21,7 @@ use htlb_core::{
 use crate::arena::{address, Arena, Slots, Words};
 use crate::error::Error;
 use crate::host::{locked, BufferHost};
-use crate::owner::{Key, Owner, Whole};
+use crate::owner::{Key, Owner};
 use crate::pools::Shared;
 use crate::receipt::Home;
 
@@ -107,7 +107,8 @@ impl Live {
 /// Dropping gives everything back. A pin, slice or seal that was leaked keeps the pages for ever.
 #[derive(Debug)]
 pub struct Buffer {
-    live: Arc<Live>,
+    /// `None` only while it is dropped.
+    live: Option<Arc<Live>>,
     /// Where the pools know of it.
     place: usize,
     /// Who has it back when it is dropped.
@@ -141,7 +142,7 @@ impl Buffer {
         let live = Arc::new(live);
         Self {
             place: live.host.shared().register(&live),
-            live,
+            live: Some(live),
             keep: None,
             home,
             access,
@@ -153,7 +154,7 @@ impl Buffer {
     /// A buffer that its owner kept whole.
     fn again(live: Arc<Live>, place: usize, keep: Option<(Owner, Key)>, size: ByteLen) -> Self {
         Self {
-            live,
+            live: Some(live),
             place,
             keep,
             home: Home::Private,
@@ -163,12 +164,20 @@ impl Buffer {
         }
     }
 
+    fn live(&self) -> &Live {
+        match &self.live {
+            Some(live) => live,
+            // INVARIANT: only Drop takes it, and nobody can call afterwards.
+            None => unreachable!("a buffer that is being dropped has no callers"),
+        }
+    }
+
     fn core(&self) -> &htlb_core::Buffer<Slots> {
-        &self.live.core
+        &self.live().core
     }
 
     fn host(&self) -> &BufferHost {
-        &self.live.host
+        &self.live().host
     }
 
     /// The size in bytes.
@@ -402,17 +411,23 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        let Some(live) = self.live.take() else { return };
+        let shared = Arc::clone(live.host.shared());
         // A forked child's copy: the pages are the parent's, and what it would lock may be locked for ever.
-        let shared = Arc::clone(self.live.host.shared());
-        let Ok(_inside) = shared.enter() else { return };
-        if let Some((owner, key)) = self.keep.take() {
-            if self.live.is_as_made(&key)
-                && owner.shelf().push_whole(key, &self.live, self.place) == Whole::Kept
-            {
-                return;
+        let Ok(_inside) = shared.enter() else {
+            std::mem::forget(live);
+            return;
+        };
+        let left = match &self.keep {
+            // The shelf has the only reference then; should its owner end now, it is the shelf that gives back.
+            Some((owner, key)) if live.is_as_made(key) => {
+                owner.shelf().push_whole(*key, live, self.place)
             }
+            _ => Some(live),
+        };
+        if let Some(live) = left {
+            give_up(&shared, live, self.place);
         }
-        give_up(&shared, &mut self.live, self.place);
     }
 }
 
@@ -422,13 +437,13 @@ pub(crate) fn release(shared: &Shared, mut live: Arc<Live>, place: usize) {
     if let Some(live) = Arc::get_mut(&mut live) {
         live.host.disown();
     }
-    give_up(shared, &mut live, place);
+    give_up(shared, live, place);
 }
 
-fn give_up(shared: &Shared, live: &mut Arc<Live>, place: usize) {
+fn give_up(shared: &Shared, mut live: Arc<Live>, place: usize) {
     shared.unregister(place);
     // INVARIANT: inspections have others only behind the closed gate, so this is the only one.
-    let released = Arc::get_mut(live).is_some_and(|Live { core, host }| {
+    let released = Arc::get_mut(&mut live).is_some_and(|Live { core, host }| {
         let first = core.parts().next().copied();
         let released = driver::release(host, core).is_ok();
         if let Some(part) = first.filter(|_| released) {
@@ -437,6 +452,6 @@ fn give_up(shared: &Shared, live: &mut Arc<Live>, place: usize) {
         released
     });
     if !released {
-        shared.keep(live);
+        shared.keep(&live);
     }
 }

@@ -107,20 +107,16 @@ impl Shelf {
         Some((kept.live, kept.place))
     }
 
-    /// Keeps a whole buffer, if there is room for as many pages.
-    pub(crate) fn push_whole(&self, key: Key, live: &Arc<Live>, place: usize) -> Whole {
+    /// Keeps a whole buffer; gives it back where there is no room for so many pages.
+    pub(crate) fn push_whole(&self, key: Key, live: Arc<Live>, place: usize) -> Option<Arc<Live>> {
         let mut spent = locked(&self.spent);
         let kept: u64 = spent.iter().map(|kept| kept.live.pages()).sum();
         // CAST: a number of pages to keep that fits a table.
         if kept.saturating_add(live.pages()) > self.most as u64 {
-            return Whole::Refused;
+            return Some(live);
         }
-        spent.push(Spent {
-            key,
-            live: Arc::clone(live),
-            place,
-        });
-        Whole::Kept
+        spent.push(Spent { key, live, place });
+        None
     }
 
     /// The page that was kept last of those taken for this reach.
@@ -236,15 +232,6 @@ impl Shelf {
         }
         count
     }
-}
-
-/// What became of a buffer that was offered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Whole {
-    /// It is on the shelf.
-    Kept,
-    /// There is no room for it.
-    Refused,
 }
 
 impl Kept {
