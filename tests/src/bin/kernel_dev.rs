@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
+//! Calls the kernel and VM parts on their own.
+
+use clap::Parser;
+
+#[derive(Parser)]
+enum Arguments {
+    /// Prepare kernels, build modules against them.
+    Kernel(htlb_tests::kernel::Arguments),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse() {
+        Arguments::Kernel(arguments) => htlb_tests::kernel::run(arguments),
+    }
+}

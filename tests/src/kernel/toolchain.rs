@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
+//! The toolchain: Debian packages unpacked into a folder, entered like a machine of its own.
+//!
+//! Entering makes a mount and a process namespace (and a user namespace, where the caller is not root), so that
+//! whatever is mounted or started inside is gone when the command ends, however it ends.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::cache::{Cache, Entry, Leftover};
+use super::command::answer;
+use super::packages::{self, Plan};
+use super::progress::Progress;
+
+/// Counts changes to how the folder is made from the packages.
+const RECIPE: &str = "recipe 1";
+
+/// A folder of the machine, and where it is seen inside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bind {
+    outside: PathBuf,
+    inside: PathBuf,
+}
+
+impl Bind {
+    /// A folder at a place of its own.
+    pub fn at(outside: impl Into<PathBuf>, inside: impl Into<PathBuf>) -> Self {
+        Self { outside: outside.into(), inside: inside.into() }
+    }
+
+    /// A folder at the same place, so that paths in messages mean the same on both sides.
+    pub fn same(folder: impl Into<PathBuf>) -> Self {
+        let folder = folder.into();
+        Self { outside: folder.clone(), inside: folder }
+    }
+}
+
+/// The compilers and tools of the Debian release that carries the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Toolchain {
+    root: PathBuf,
+}
+
+/// The toolchain's place in the cache.
+pub fn entry(cache: &Cache, plan: &Plan) -> Entry {
+    let inputs = plan.toolchain_debs.iter().flat_map(|deb| [deb.file.as_str(), deb.hash.as_str()]);
+    cache.entry("toolchain", inputs.chain([RECIPE]))
+}
+
+/// Downloads and unpacks the toolchain.
+///
+/// # Errors
+///
+/// No mirror, a full disk, no right to enter namespaces.
+pub fn prepare(cache: &Cache, plan: &Plan, progress: &Progress) -> Result<Toolchain> {
+    let root = entry(cache, plan).complete(Leftover::Discard, |root| {
+        let stage = progress.stage("toolchain");
+        let folder = packages::download(cache, &plan.toolchain_debs, &stage)?;
+        // The packages of a merged /usr put nothing elsewhere, but their programs are called by the old names.
+        for name in ["bin", "sbin", "lib", "lib64"] {
+            fs::create_dir_all(root.join("usr").join(name))?;
+            symlink(format!("usr/{name}"), root.join(name))?;
+        }
+        packages::unpack(&folder, &plan.toolchain_debs, root, &stage)?;
+        // What the packages' scripts would have done and a kernel build misses.
+        symlink("mawk", root.join("usr/bin/awk"))?;
+        fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
+        fs::write(root.join("etc/group"), "root:x:0:\n")?;
+        let toolchain = Toolchain { root: root.to_owned() };
+        answer(&mut toolchain.enter(&[], ["/usr/sbin/ldconfig"])?).map(drop)
+    })?;
+    Ok(Toolchain { root })
+}
+
+/// Runs as the first process of the new namespaces: mounts, then becomes the command.
+///
+/// `/proc` is bound where a container forbids a fresh one.
+const ENTER: &str = r#"
+set -e
+root=$1 binds=$2 cwd=$3; shift 3
+mount -t proc proc "$root/proc" 2>/dev/null || mount --rbind /proc "$root/proc"
+mount --rbind /dev "$root/dev"
+while [ "$binds" -gt 0 ]; do
+	mount --rbind "$1" "$root$2"
+	shift 2; binds=$((binds - 1))
+done
+exec chroot "$root" /usr/bin/env -i -C "$cwd" PATH=/usr/sbin:/usr/bin HOME=/root LC_ALL=C.UTF-8 TERM="$TERM" "$@"
+"#;
+
+impl Toolchain {
+    /// The command that runs `program` (with its arguments) inside, in the folder of the last bind.
+    ///
+    /// Killing it kills everything it started.
+    ///
+    /// # Errors
+    ///
+    /// A place to mount on cannot be made.
+    pub fn enter<S: AsRef<OsStr>>(&self, binds: &[Bind], program: impl IntoIterator<Item = S>) -> Result<Command> {
+        for bind in binds {
+            let place = self.inside(&bind.inside);
+            fs::create_dir_all(&place).with_context(|| format!("creating {}", place.display()))?;
+        }
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"]);
+        command.args(["--pid", "--fork", "--kill-child"]);
+        if !rustix::process::geteuid().is_root() {
+            command.args(["--user", "--map-root-user"]);
+        }
+        command.args(["/bin/sh", "-c", ENTER, "enter"]).arg(&self.root).arg(binds.len().to_string());
+        command.arg(binds.last().map_or(Path::new("/"), |bind| &bind.inside));
+        for bind in binds {
+            command.arg(&bind.outside).arg(&bind.inside);
+        }
+        command.args(program);
+        Ok(command)
+    }
+
+    /// Where a path of the inside is on the machine.
+    pub fn inside(&self, path: &Path) -> PathBuf {
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+}
