@@ -72,7 +72,7 @@ impl Apt {
     fn command(&self, program: &str) -> Command {
         let folder = self.folder.display();
         let mut command = Command::new(program);
-        command.env("LC_ALL", "C").arg("--quiet").arg("--yes");
+        command.env("LC_ALL", "C").arg("--quiet");
         for option in [
             format!("Dir::Etc::sourcelist={folder}/sources.list"),
             "Dir::Etc::sourceparts=/dev/null".to_owned(),
@@ -84,6 +84,7 @@ impl Apt {
             "Acquire::Languages=none".to_owned(),
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
             "Acquire::Retries=3".to_owned(),
+            "APT::Get::Assume-Yes=true".to_owned(),
             "APT::Install-Recommends=false".to_owned(),
             "APT::Architecture=amd64".to_owned(),
         ] {

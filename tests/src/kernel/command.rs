@@ -18,7 +18,7 @@ use super::progress::Stage;
 ///
 /// It could not be started, or failed: with what it said.
 pub fn answer(command: &mut Command) -> Result<String> {
-    let line = format!("{command:?}");
+    let line = describe(command);
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting {line}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
@@ -33,7 +33,7 @@ pub fn answer(command: &mut Command) -> Result<String> {
 ///
 /// It could not be started, or failed: with the end of the log.
 pub fn logged(command: &mut Command, log: &Path, stage: &Stage<'_>) -> Result<()> {
-    let line = format!("{command:?}");
+    let line = describe(command);
     let file = OpenOptions::new().create(true).append(true).open(log);
     let file = file.with_context(|| format!("opening {}", log.display()))?;
     let start = file.metadata()?.len();
@@ -56,6 +56,16 @@ pub fn logged(command: &mut Command, log: &Path, stage: &Stage<'_>) -> Result<()
         bail!("{line}: {status}\n{}\nThe whole log is {}", last_lines(&tail(log, start), 30), log.display());
     }
     Ok(())
+}
+
+/// The program and what it was asked for: of a long command line, the end.
+fn describe(command: &Command) -> String {
+    const SHOWN: usize = 6;
+    let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
+    let start = words.len().saturating_sub(SHOWN);
+    let omitted = if start > 0 { " …" } else { "" };
+    let program = command.get_program().to_string_lossy();
+    words[start..].iter().fold(format!("{program}{omitted}"), |line, word| format!("{line} {word}"))
 }
 
 /// The last lines of a text.
