@@ -7,10 +7,13 @@ use clap::Parser;
 enum Arguments {
     /// Prepare kernels, build modules against them.
     Kernel(htlb_tests::kernel::Arguments),
+    /// Boot prepared kernels.
+    Vm(htlb_tests::vm::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse() {
         Arguments::Kernel(arguments) => htlb_tests::kernel::run(arguments),
+        Arguments::Vm(arguments) => htlb_tests::vm::run(arguments),
     }
 }

@@ -56,9 +56,14 @@ impl Apt {
     pub fn configure(cache: &Cache) -> Result<Self> {
         let folder = cache.path("apt");
         for part in ["lists/partial", "archives/partial"] {
-            fs::create_dir_all(folder.join(part)).with_context(|| format!("creating {}", folder.display()))?;
+            fs::create_dir_all(folder.join(part))
+                .with_context(|| format!("creating {}", folder.display()))?;
         }
-        let signed = if Path::new(KEYRING).exists() { format!("[signed-by={KEYRING}] ") } else { String::new() };
+        let signed = if Path::new(KEYRING).exists() {
+            format!("[signed-by={KEYRING}] ")
+        } else {
+            String::new()
+        };
         let mirror = machine_mirror()?;
         let sources: String = ["", "-updates", "-backports"]
             .iter()
@@ -117,7 +122,9 @@ impl Apt {
         if names.is_empty() {
             return Ok(BTreeMap::new());
         }
-        Ok(parse_madison(&answer(self.command("apt-cache").arg("madison").args(names))?))
+        Ok(parse_madison(&answer(
+            self.command("apt-cache").arg("madison").args(names),
+        )?))
     }
 
     /// The package files that an empty system needs for `packages`: `name` or `name=version`.
@@ -128,7 +135,10 @@ impl Apt {
     pub fn closure(&self, packages: &[&str]) -> Result<Vec<Deb>> {
         // Debian's rule: packages need not depend on essential ones.
         let mut install = self.command("apt-get");
-        install.args(["--simulate", "install"]).args(packages).arg("?essential");
+        install
+            .args(["--simulate", "install"])
+            .args(packages)
+            .arg("?essential");
         let pinned: Vec<String> = parse_simulation(&answer(&mut install)?);
         self.files(&pinned)
     }
@@ -140,15 +150,26 @@ impl Apt {
     /// Not on the mirror.
     pub fn files<S: AsRef<str>>(&self, pinned: &[S]) -> Result<Vec<Deb>> {
         let mut download = self.command("apt-get");
-        download.args(["--print-uris", "download"]).args(pinned.iter().map(AsRef::as_ref));
+        download
+            .args(["--print-uris", "download"])
+            .args(pinned.iter().map(AsRef::as_ref));
         let mut debs = parse_uris(&answer(&mut download)?);
         if debs.len() != pinned.len() {
-            bail!("asked the mirror for {} packages, got {}", pinned.len(), debs.len());
+            bail!(
+                "asked the mirror for {} packages, got {}",
+                pinned.len(),
+                debs.len()
+            );
         }
         // apt's file names carry the version without its epoch or with it escaped; the pin has it as it is.
         for deb in &mut debs {
-            let pin = pinned.iter().map(AsRef::as_ref).find_map(|pin| pin.strip_prefix(&format!("{}=", deb.package)));
-            deb.version = pin.with_context(|| format!("the mirror answered with {}", deb.file))?.to_owned();
+            let pin = pinned
+                .iter()
+                .map(AsRef::as_ref)
+                .find_map(|pin| pin.strip_prefix(&format!("{}=", deb.package)));
+            deb.version = pin
+                .with_context(|| format!("the mirror answered with {}", deb.file))?
+                .to_owned();
         }
         debs.sort();
         Ok(debs)
@@ -165,9 +186,17 @@ impl Apt {
 /// The mirror that the machine's apt uses for its own release, of whatever name and place.
 fn machine_mirror() -> Result<String> {
     let format = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)";
-    let targets = answer(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]))?;
+    let targets = answer(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        format,
+        "Created-By: Packages",
+    ]))?;
     let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let own = os_release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap_or_default();
+    let own = os_release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+        .unwrap_or_default();
     choose_mirror(&targets, own.trim_matches('"'))
         .context("the machine's apt has no source of Debian's main archive; add one to /etc/apt/sources.list")
 }
@@ -187,9 +216,14 @@ fn parse_madison(text: &str) -> BTreeMap<String, Vec<String>> {
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for line in text.lines() {
         let mut fields = line.split('|').map(str::trim);
-        if let (Some(name), Some(version), Some(source)) = (fields.next(), fields.next(), fields.next()) {
+        if let (Some(name), Some(version), Some(source)) =
+            (fields.next(), fields.next(), fields.next())
+        {
             if source.ends_with("Packages") {
-                found.entry(name.to_owned()).or_default().push(version.to_owned());
+                found
+                    .entry(name.to_owned())
+                    .or_default()
+                    .push(version.to_owned());
             }
         }
     }
@@ -230,9 +264,15 @@ mod tests {
     fn the_machines_own_release_names_the_mirror() {
         let targets = "http://elsewhere/tools/|nodistro|main\nhttp://mirror/debian-security/|bookworm-security|main\n\
                        http://mirror/debian/|bookworm|contrib\nhttp://mirror/debian/|bookworm|main\n";
-        assert_eq!(choose_mirror(targets, "bookworm").as_deref(), Some("http://mirror/debian/"));
+        assert_eq!(
+            choose_mirror(targets, "bookworm").as_deref(),
+            Some("http://mirror/debian/")
+        );
         assert_eq!(choose_mirror(targets, "sid"), None);
-        assert_eq!(choose_mirror("http://m/d/|stable|main\n", "bookworm").as_deref(), Some("http://m/d/"));
+        assert_eq!(
+            choose_mirror("http://m/d/|stable|main\n", "bookworm").as_deref(),
+            Some("http://m/d/")
+        );
     }
 
     #[test]
@@ -240,14 +280,27 @@ mod tests {
         let madison = "linux-source | 7.3.4-1 | http://m trixie-backports/main amd64 Packages\n\
                        linux-source |  6.12.9-1 | http://m trixie/main amd64 Packages\n\
                        linux-source | 6.12.9-1 | http://m trixie/main Sources\n";
-        assert_eq!(parse_madison(madison)["linux-source"], ["7.3.4-1", "6.12.9-1"]);
+        assert_eq!(
+            parse_madison(madison)["linux-source"],
+            ["7.3.4-1", "6.12.9-1"]
+        );
         let simulation = "Reading package lists...\nInst gcc (4:14.2.0-1 Debian:13.6/stable [amd64])\n\
                           Inst libc6 (2.41-12 Debian:13.6/stable [amd64]) [x]\nConf gcc (4:14.2.0-1 x [amd64])\n";
-        assert_eq!(parse_simulation(simulation), ["gcc=4:14.2.0-1", "libc6=2.41-12"]);
+        assert_eq!(
+            parse_simulation(simulation),
+            ["gcc=4:14.2.0-1", "libc6=2.41-12"]
+        );
         let uris = "'http://m/b/busybox-static_1.37.0-6%2bb9_amd64.deb' busybox-static_1%3a1.37.0-6+b9_amd64.deb 955316 SHA256:598a\nnoise\n";
         let debs = parse_uris(uris);
         assert_eq!(debs.len(), 1);
-        assert_eq!((debs[0].package.as_str(), debs[0].size, debs[0].hash.as_str()), ("busybox-static", 955_316, "SHA256:598a"));
+        assert_eq!(
+            (
+                debs[0].package.as_str(),
+                debs[0].size,
+                debs[0].hash.as_str()
+            ),
+            ("busybox-static", 955_316, "SHA256:598a")
+        );
         assert_eq!(debs[0].file, "busybox-static_1%3a1.37.0-6+b9_amd64.deb");
     }
 }

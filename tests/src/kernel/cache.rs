@@ -31,8 +31,12 @@ impl Cache {
     /// No home folder, or one that cannot be written.
     pub fn open() -> Result<Self> {
         // The specification of XDG base folders says to ignore a relative path.
-        let base = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-        let base = match base.or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cache"))) {
+        let base = env::var_os("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute());
+        let base = match base
+            .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))
+        {
             Some(base) => base,
             None => bail!("neither XDG_CACHE_HOME nor HOME is set: nowhere to keep the kernel"),
         };
@@ -46,7 +50,9 @@ impl Cache {
     /// The folder cannot be made.
     pub fn at(root: PathBuf) -> Result<Self> {
         fs::create_dir_all(&root).with_context(|| format!("creating {}", root.display()))?;
-        Ok(Self { root: root.canonicalize()? })
+        Ok(Self {
+            root: root.canonicalize()?,
+        })
     }
 
     /// Waits until no other process writes.
@@ -71,7 +77,11 @@ impl Cache {
 
     /// The entry `name` made from `inputs`.
     pub fn entry<I: AsRef<str>>(&self, name: &str, inputs: impl IntoIterator<Item = I>) -> Entry {
-        Entry { path: self.root.join(format!("{name}-{:016x}", fingerprint(inputs))) }
+        Entry {
+            path: self
+                .root
+                .join(format!("{name}-{:016x}", fingerprint(inputs))),
+        }
     }
 
     /// Removes every entry but `keep`, and every downloaded package whose file is not in `packages`.
@@ -83,16 +93,31 @@ impl Cache {
         let mut removed = Vec::new();
         for found in fs::read_dir(&self.root)? {
             let path = found?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let is_entry = ["toolchain-", "source-", "stock-", "debug-"].iter().any(|kind| name.starts_with(kind));
-            if is_entry && !keep.iter().any(|entry| entry.path == path || entry.partial() == path) {
-                fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let is_entry = ["toolchain-", "source-", "stock-", "debug-"]
+                .iter()
+                .any(|kind| name.starts_with(kind));
+            if is_entry
+                && !keep
+                    .iter()
+                    .any(|entry| entry.path == path || entry.partial() == path)
+            {
+                fs::remove_dir_all(&path)
+                    .with_context(|| format!("removing {}", path.display()))?;
                 removed.push(path);
             }
         }
         for found in fs::read_dir(self.path("packages")).into_iter().flatten() {
             let path = found?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             if !packages.contains(&name) {
                 fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
                 removed.push(path);
@@ -140,15 +165,22 @@ impl Entry {
     /// # Errors
     ///
     /// Those of `work`; the partial folder is left for the next try and for the reader of its logs.
-    pub fn complete(&self, leftover: Leftover, work: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    pub fn complete(
+        &self,
+        leftover: Leftover,
+        work: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
         if !self.is_complete() {
             let partial = self.partial();
             if leftover == Leftover::Discard && partial.exists() {
-                fs::remove_dir_all(&partial).with_context(|| format!("removing {}", partial.display()))?;
+                fs::remove_dir_all(&partial)
+                    .with_context(|| format!("removing {}", partial.display()))?;
             }
-            fs::create_dir_all(&partial).with_context(|| format!("creating {}", partial.display()))?;
+            fs::create_dir_all(&partial)
+                .with_context(|| format!("creating {}", partial.display()))?;
             work(&partial)?;
-            fs::rename(&partial, &self.path).with_context(|| format!("renaming {}", partial.display()))?;
+            fs::rename(&partial, &self.path)
+                .with_context(|| format!("renaming {}", partial.display()))?;
         }
         Ok(self.path.clone())
     }
@@ -178,10 +210,16 @@ mod tests {
 
     #[test]
     fn the_name_depends_on_every_input_and_on_their_borders() {
-        let names: Vec<u64> = [vec!["ab", "c"], vec!["a", "bc"], vec!["abc"], vec!["c", "ab"], vec!["ab", "c", ""]]
-            .into_iter()
-            .map(fingerprint)
-            .collect();
+        let names: Vec<u64> = [
+            vec!["ab", "c"],
+            vec!["a", "bc"],
+            vec!["abc"],
+            vec!["c", "ab"],
+            vec!["ab", "c", ""],
+        ]
+        .into_iter()
+        .map(fingerprint)
+        .collect();
         let mut unique = names.clone();
         unique.sort_unstable();
         unique.dedup();
@@ -211,8 +249,12 @@ mod tests {
                 Ok(fs::write(folder.join("whole"), "")?)
             })
             .expect("the work succeeded");
-        assert!(entry.is_complete() && entry.path().join("whole").exists() && !entry.partial().exists());
-        entry.complete(Leftover::Discard, |_| bail!("made twice")).expect("nothing to do");
+        assert!(
+            entry.is_complete() && entry.path().join("whole").exists() && !entry.partial().exists()
+        );
+        entry
+            .complete(Leftover::Discard, |_| bail!("made twice"))
+            .expect("nothing to do");
         fs::remove_dir_all(&cache.root).expect("cleaning up");
     }
 
@@ -221,14 +263,21 @@ mod tests {
         let cache = scratch("prune");
         let (old, new) = (cache.entry("stock", ["1"]), cache.entry("stock", ["2"]));
         for entry in [&old, &new] {
-            entry.complete(Leftover::Discard, |_| Ok(())).expect("an empty entry");
+            entry
+                .complete(Leftover::Discard, |_| Ok(()))
+                .expect("an empty entry");
         }
         fs::create_dir(cache.path("packages")).expect("a folder");
         for name in ["a.deb", "b.deb"] {
             fs::write(cache.path("packages").join(name), "").expect("a file");
         }
-        let removed = cache.prune(&[new.clone()], &["b.deb".to_owned()]).expect("pruning");
-        assert_eq!(removed, [old.path().to_owned(), cache.path("packages").join("a.deb")]);
+        let removed = cache
+            .prune(&[new.clone()], &["b.deb".to_owned()])
+            .expect("pruning");
+        assert_eq!(
+            removed,
+            [old.path().to_owned(), cache.path("packages").join("a.deb")]
+        );
         assert!(new.is_complete() && cache.path("packages").join("b.deb").exists());
         fs::remove_dir_all(&cache.root).expect("cleaning up");
     }

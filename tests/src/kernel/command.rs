@@ -19,12 +19,16 @@ use super::progress::Stage;
 /// It could not be started, or failed: with what it said.
 pub fn answer(command: &mut Command) -> Result<String> {
     let line = describe(command);
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting {line}"))?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("starting {line}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("{line}: {}\n{}", output.status, last_lines(&said, 15));
     }
-    String::from_utf8(output.stdout).with_context(|| format!("{line} printed something that is not text"))
+    String::from_utf8(output.stdout)
+        .with_context(|| format!("{line} printed something that is not text"))
 }
 
 /// Runs `command` with its output appended to `log`, and shows the log's last line while it runs.
@@ -47,13 +51,21 @@ pub fn logged(command: &mut Command, log: &Path, stage: &Stage<'_>) -> Result<()
         if let Some(status) = child.try_wait()? {
             break status;
         }
-        if let Some(last) = tail(log, start).lines().rev().find(|line| !line.trim().is_empty()) {
+        if let Some(last) = tail(log, start)
+            .lines()
+            .rev()
+            .find(|line| !line.trim().is_empty())
+        {
             stage.say(last.trim());
         }
         thread::sleep(Duration::from_millis(200));
     };
     if !status.success() {
-        bail!("{line}: {status}\n{}\nThe whole log is {}", last_lines(&tail(log, start), 30), log.display());
+        bail!(
+            "{line}: {status}\n{}\nThe whole log is {}",
+            last_lines(&tail(log, start), 30),
+            log.display()
+        );
     }
     Ok(())
 }
@@ -61,11 +73,18 @@ pub fn logged(command: &mut Command, log: &Path, stage: &Stage<'_>) -> Result<()
 /// The program and what it was asked for: of a long command line, the end.
 fn describe(command: &Command) -> String {
     const SHOWN: usize = 6;
-    let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
+    let words: Vec<_> = command
+        .get_args()
+        .map(|word| word.to_string_lossy())
+        .collect();
     let start = words.len().saturating_sub(SHOWN);
     let omitted = if start > 0 { " …" } else { "" };
     let program = command.get_program().to_string_lossy();
-    words[start..].iter().fold(format!("{program}{omitted}"), |line, word| format!("{line} {word}"))
+    words[start..]
+        .iter()
+        .fold(format!("{program}{omitted}"), |line, word| {
+            format!("{line} {word}")
+        })
 }
 
 /// The last lines of a text.
@@ -109,10 +128,17 @@ mod tests {
         let progress = Progress::new("test".to_owned());
         let stage = progress.stage("test");
         logged(Command::new("sh").args(["-c", "echo first"]), &log, &stage).expect("echo works");
-        let error = logged(Command::new("sh").args(["-c", "echo second >&2; exit 3"]), &log, &stage)
-            .expect_err("exit 3")
-            .to_string();
-        assert!(error.contains("second") && !error.contains("first\n"), "{error}");
+        let error = logged(
+            Command::new("sh").args(["-c", "echo second >&2; exit 3"]),
+            &log,
+            &stage,
+        )
+        .expect_err("exit 3")
+        .to_string();
+        assert!(
+            error.contains("second") && !error.contains("first\n"),
+            "{error}"
+        );
         let whole = fs::read_to_string(&log).expect("the log is there");
         assert_eq!(whole, "first\nsecond\n");
         fs::remove_file(&log).expect("cleaning up");
@@ -120,8 +146,13 @@ mod tests {
 
     #[test]
     fn answers_are_text_and_failures_say_why() {
-        assert_eq!(answer(Command::new("echo").arg("x")).expect("echo works"), "x\n");
-        let error = answer(Command::new("sh").args(["-c", "echo why >&2; false"])).expect_err("false").to_string();
+        assert_eq!(
+            answer(Command::new("echo").arg("x")).expect("echo works"),
+            "x\n"
+        );
+        let error = answer(Command::new("sh").args(["-c", "echo why >&2; false"]))
+            .expect_err("false")
+            .to_string();
         assert!(error.contains("why"));
         assert!(answer(&mut Command::new("/nonexistent")).is_err());
     }

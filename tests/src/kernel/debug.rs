@@ -23,7 +23,11 @@ const RECIPE: &str = "recipe 1";
 /// What every `make` on the tree needs.
 pub(super) fn make_arguments() -> Vec<String> {
     // The image should not tell who built it where.
-    vec!["LLVM=-19".into(), "KBUILD_BUILD_USER=htlb".into(), "KBUILD_BUILD_HOST=htlb".into()]
+    vec![
+        "LLVM=-19".into(),
+        "KBUILD_BUILD_USER=htlb".into(),
+        "KBUILD_BUILD_HOST=htlb".into(),
+    ]
 }
 
 fn fragment() -> Result<String> {
@@ -38,7 +42,9 @@ fn fragment() -> Result<String> {
 /// The fragment cannot be read.
 pub fn entry(cache: &Cache, plan: &Plan) -> Result<Entry> {
     let made_of = [toolchain::entry(cache, plan), source::entry(cache, plan)];
-    let made_of = made_of.iter().map(|entry| entry.path().to_string_lossy().into_owned());
+    let made_of = made_of
+        .iter()
+        .map(|entry| entry.path().to_string_lossy().into_owned());
     Ok(cache.entry("debug", made_of.chain([fragment()?, RECIPE.to_owned()])))
 }
 
@@ -58,27 +64,38 @@ pub fn prepare(
         let log = folder.join("prepare.log");
         let build = folder.join("build");
         fs::create_dir_all(&build)?;
-        let make = |goals: &[&str]| -> Result<Command> {
+        let make = |goals: &[&str]| -> Command {
             let jobs = thread::available_parallelism().map_or(1, usize::from);
-            let arguments = ["make", "-C", "/htlb/source", "O=/htlb/kernel/build"].map(str::to_owned);
+            let arguments =
+                ["make", "-C", "/htlb/source", "O=/htlb/kernel/build"].map(str::to_owned);
             let arguments = arguments.into_iter().chain(make_arguments());
             let goals = goals.iter().map(|goal| (*goal).to_owned());
-            toolchain.enter(&tree_binds(&source, folder), arguments.chain([format!("-j{jobs}")]).chain(goals))
+            toolchain.enter(
+                &tree_binds(&source, folder),
+                arguments.chain([format!("-j{jobs}")]).chain(goals),
+            )
         };
         let stage = progress.stage("configuration");
-        logged(&mut make(&["tinyconfig"])?, &log, &stage)?;
+        logged(&mut make(&["tinyconfig"]), &log, &stage)?;
         // Of two settings of one symbol, the later one counts.
         let fragment = fragment()?;
-        OpenOptions::new().append(true).open(build.join(".config"))?.write_all(fragment.as_bytes())?;
-        logged(&mut make(&["olddefconfig"])?, &log, &stage)?;
+        OpenOptions::new()
+            .append(true)
+            .open(build.join(".config"))?
+            .write_all(fragment.as_bytes())?;
+        logged(&mut make(&["olddefconfig"]), &log, &stage)?;
         let lost = lost_settings(&fragment, &fs::read_to_string(build.join(".config"))?);
-        ensure!(lost.is_empty(), "the configuration did not keep: {}", lost.join(", "));
+        ensure!(
+            lost.is_empty(),
+            "the configuration did not keep: {}",
+            lost.join(", ")
+        );
         drop(stage);
 
         let stage = progress.stage("kernel");
-        logged(&mut make(&["bzImage", "modules"])?, &log, &stage)?;
+        logged(&mut make(&["bzImage", "modules"]), &log, &stage)?;
         let release = ["cat", "/htlb/kernel/build/include/config/kernel.release"];
-        let release = answer(&mut toolchain.enter(&tree_binds(&source, folder), release)?)?;
+        let release = answer(&mut toolchain.enter(&tree_binds(&source, folder), release))?;
         ensure!(!release.trim().is_empty(), "the kernel has no name");
         Ok(())
     })?;
@@ -95,7 +112,8 @@ pub fn prepare(
 
 fn read_release(entry: &Path) -> Result<String> {
     let path = entry.join("build/include/config/kernel.release");
-    let release = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let release =
+        fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     Ok(release.trim().to_owned())
 }
 
@@ -103,12 +121,21 @@ fn read_release(entry: &Path) -> Result<String> {
 /// is off.
 fn lost_settings<'a>(fragment: &'a str, config: &str) -> Vec<&'a str> {
     let has = |wanted: &str| config.lines().any(|line| line == wanted);
-    let is_set = |symbol: &str| config.lines().any(|line| line.split('=').next() == Some(symbol));
+    let is_set = |symbol: &str| {
+        config
+            .lines()
+            .any(|line| line.split('=').next() == Some(symbol))
+    };
     fragment
         .lines()
-        .filter(|line| match line.strip_prefix("# ").and_then(|rest| rest.strip_suffix(" is not set")) {
-            Some(symbol) => is_set(symbol),
-            None => line.starts_with("CONFIG_") && !has(line),
+        .filter(|line| {
+            match line
+                .strip_prefix("# ")
+                .and_then(|rest| rest.strip_suffix(" is not set"))
+            {
+                Some(symbol) => is_set(symbol),
+                None => line.starts_with("CONFIG_") && !has(line),
+            }
         })
         .collect()
 }
@@ -121,7 +148,10 @@ mod tests {
     fn lost_settings_are_found_and_absent_ones_count_as_off() {
         let fragment = "# A word.\nCONFIG_A=y\nCONFIG_B=y\nCONFIG_N=7\n# CONFIG_C is not set\n# CONFIG_D is not set\n";
         let config = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_N=77\nCONFIG_D=m\nCONFIG_DD=y\n";
-        assert_eq!(lost_settings(fragment, config), ["CONFIG_B=y", "CONFIG_N=7", "# CONFIG_D is not set"]);
+        assert_eq!(
+            lost_settings(fragment, config),
+            ["CONFIG_B=y", "CONFIG_N=7", "# CONFIG_D is not set"]
+        );
     }
 
     #[test]
@@ -129,7 +159,12 @@ mod tests {
         let fragment = fragment().expect("the repository has it");
         let mut symbols: Vec<&str> = fragment
             .lines()
-            .filter_map(|line| line.strip_prefix("# ").unwrap_or(line).split(['=', ' ']).next())
+            .filter_map(|line| {
+                line.strip_prefix("# ")
+                    .unwrap_or(line)
+                    .split(['=', ' '])
+                    .next()
+            })
             .filter(|symbol| symbol.starts_with("CONFIG_"))
             .collect();
         let all = symbols.len();

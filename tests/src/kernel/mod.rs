@@ -124,16 +124,23 @@ pub fn prepare(route: Route) -> Result<Prepared> {
 /// As [`prepare`].
 pub fn prepare_with(route: Route, freshness: Freshness) -> Result<Prepared> {
     let cache = Cache::open()?;
-    let _lock = cache.lock()?;
-    let progress = Progress::new(format!("{route} kernel"));
     packages::require_host_tools()?;
+    // What is complete is never written again: who needs nothing made need not wait for who makes the other route.
+    let _lock = if is_ready(&cache, route, freshness) {
+        None
+    } else {
+        Some(cache.lock()?)
+    };
+    let progress = Progress::new(format!("{route} kernel"));
     let plan = packages::plan(&cache, freshness, &progress)?;
 
     // Two downloads and two unpackings, side by side: one is bound by the network while the other decompresses.
     let (toolchain, source) = thread::scope(|scope| {
         let source = scope.spawn(|| source::prepare(&cache, &plan, &progress));
         let toolchain = toolchain::prepare(&cache, &plan, &progress);
-        let source = source.join().unwrap_or_else(|_| Err(anyhow::anyhow!("unpacking the source panicked")));
+        let source = source
+            .join()
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("unpacking the source panicked")));
         (toolchain, source)
     });
     let (toolchain, source) = (toolchain?, source?);
@@ -144,6 +151,24 @@ pub fn prepare_with(route: Route, freshness: Freshness) -> Result<Prepared> {
     .with_context(|| format!("preparing the {route} kernel {}", plan.kernel.version))?;
     progress.finish();
     Ok(prepared)
+}
+
+fn is_ready(cache: &Cache, route: Route, freshness: Freshness) -> bool {
+    packages::kept_plan(cache, freshness).is_some_and(|plan| {
+        let kernel = match route {
+            Route::Stock => Ok(stock::entry(cache, &plan)),
+            Route::Debug => debug::entry(cache, &plan),
+        };
+        kernel.is_ok_and(|kernel| {
+            [
+                kernel,
+                toolchain::entry(cache, &plan),
+                source::entry(cache, &plan),
+            ]
+            .iter()
+            .all(cache::Entry::is_complete)
+        })
+    })
 }
 
 /// The top folder of the repository.
@@ -188,8 +213,16 @@ enum Action {
 pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.action {
         Action::Prepare { routes, refresh } => {
-            let freshness = if refresh { Freshness::Now } else { Freshness::Daily };
-            let routes = if routes.is_empty() { vec![Route::Stock, Route::Debug] } else { routes };
+            let freshness = if refresh {
+                Freshness::Now
+            } else {
+                Freshness::Daily
+            };
+            let routes = if routes.is_empty() {
+                vec![Route::Stock, Route::Debug]
+            } else {
+                routes
+            };
             for route in routes {
                 let kernel = prepare_with(route, freshness)?;
                 println!("{route}: {} at {}", kernel.release, kernel.entry.display());

@@ -25,12 +25,33 @@ const OLDEST_KERNEL: &str = "7.2";
 /// What the toolchain is made of, before dependencies.
 const TOOLCHAIN: &[&str] = &[
     // The compilers of Debian's kernel, and clang: KASAN and Rust together need it.
-    "gcc-14", "gcc-14-for-host", "gcc", "clang-19", "lld-19", "llvm-19", "rustc", "rust-src", "bindgen", "rustfmt",
+    "gcc-14",
+    "gcc-14-for-host",
+    "gcc",
+    "clang-19",
+    "lld-19",
+    "llvm-19",
+    "rustc",
+    "rust-src",
+    "bindgen",
+    "rustfmt",
     // What Kbuild calls.
-    "make", "bc", "flex", "bison", "libelf-dev", "libssl-dev", "libdw-dev", "cpio", "kmod", "xz-utils", "pahole",
-    "python3-minimal", "perl",
+    "make",
+    "bc",
+    "flex",
+    "bison",
+    "libelf-dev",
+    "libssl-dev",
+    "libdw-dev",
+    "cpio",
+    "kmod",
+    "xz-utils",
+    "pahole",
+    "python3-minimal",
+    "perl",
     // The virtual machine.
-    "qemu-system-x86", "busybox-static",
+    "qemu-system-x86",
+    "busybox-static",
 ];
 
 /// The kernel that Debian ships.
@@ -61,7 +82,12 @@ impl KernelPackages {
     }
 
     fn packages(&self) -> [String; 4] {
-        [self.source.clone(), self.headers(), self.binary(), self.modules()]
+        [
+            self.source.clone(),
+            self.headers(),
+            self.binary(),
+            self.modules(),
+        ]
     }
 }
 
@@ -82,25 +108,43 @@ pub struct Plan {
 ///
 /// The mirror has no suitable kernel; or it cannot be reached, and never was.
 pub fn plan(cache: &Cache, freshness: Freshness, progress: &Progress) -> Result<Plan> {
-    let kept = Plan::load(cache);
-    let age = fs::metadata(cache.path("plan")).and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
-    let is_fresh = age.is_some_and(|age| age < Duration::from_secs(24 * 60 * 60));
-    if let (Ok(plan), true, Freshness::Daily) = (&kept, is_fresh, freshness) {
-        return Ok(plan.clone());
+    if let Some(plan) = kept_plan(cache, freshness) {
+        return Ok(plan);
     }
     let stage = progress.stage("asking the mirror what Debian ships");
-    match (Plan::from_mirror(&Apt::configure(cache)?), kept) {
+    match (
+        Plan::from_mirror(&Apt::configure(cache)?),
+        Plan::load(cache),
+    ) {
         (Ok(plan), _) => {
             replace(&cache.path("plan"), &plan.to_text())?;
             Ok(plan)
         }
         (Err(error), Ok(plan)) => {
             drop(stage);
-            eprintln!("the mirror did not answer; going on with {}: {error:#}", plan.kernel.version);
+            eprintln!(
+                "the mirror did not answer; going on with {}: {error:#}",
+                plan.kernel.version
+            );
             Ok(plan)
         }
         (Err(error), Err(_)) => Err(error),
     }
+}
+
+/// The kept answer, if it is young enough.
+pub fn kept_plan(cache: &Cache, freshness: Freshness) -> Option<Plan> {
+    if freshness == Freshness::Now {
+        return None;
+    }
+    let asked = fs::metadata(cache.path("plan"))
+        .and_then(|meta| meta.modified())
+        .ok()?;
+    // A clock that was set back makes the answer old.
+    let age = asked.elapsed().ok()?;
+    (age < Duration::from_secs(24 * 60 * 60))
+        .then(|| Plan::load(cache).ok())
+        .flatten()
 }
 
 impl Plan {
@@ -110,10 +154,17 @@ impl Plan {
         for kind in ["linux-headers-", "linux-binary-", "linux-modules-"] {
             available.append(&mut apt.versions(kind)?);
         }
-        let kernel = newest_kernel(&available)
-            .with_context(|| format!("the mirror has no complete set of kernel packages from {OLDEST_KERNEL} on"))?;
-        let pinned = kernel.packages().map(|package| format!("{package}={}", kernel.version));
-        Ok(Self { kernel_debs: apt.files(&pinned)?, toolchain_debs: apt.closure(TOOLCHAIN)?, kernel })
+        let kernel = newest_kernel(&available).with_context(|| {
+            format!("the mirror has no complete set of kernel packages from {OLDEST_KERNEL} on")
+        })?;
+        let pinned = kernel
+            .packages()
+            .map(|package| format!("{package}={}", kernel.version));
+        Ok(Self {
+            kernel_debs: apt.files(&pinned)?,
+            toolchain_debs: apt.closure(TOOLCHAIN)?,
+            kernel,
+        })
     }
 
     /// Reads what the last question to the mirror gave.
@@ -123,16 +174,23 @@ impl Plan {
     /// It was never asked.
     pub fn load(cache: &Cache) -> Result<Self> {
         let path = cache.path("plan");
-        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
         Self::from_text(&text).with_context(|| format!("{} is damaged; remove it", path.display()))
     }
 
     fn to_text(&self) -> String {
         let kernel = &self.kernel;
-        let mut text = format!("kernel {} {} {}\n", kernel.release, kernel.version, kernel.source);
+        let mut text = format!(
+            "kernel {} {} {}\n",
+            kernel.release, kernel.version, kernel.source
+        );
         for (kind, debs) in [("image", &self.kernel_debs), ("tool", &self.toolchain_debs)] {
             for deb in debs {
-                text += &format!("{kind} {} {} {} {} {}\n", deb.package, deb.version, deb.file, deb.size, deb.hash);
+                text += &format!(
+                    "{kind} {} {} {} {} {}\n",
+                    deb.package, deb.version, deb.file, deb.size, deb.hash
+                );
             }
         }
         text + "end\n"
@@ -141,18 +199,27 @@ impl Plan {
     fn from_text(text: &str) -> Option<Self> {
         let mut lines = text.lines();
         let kernel = match lines.next()?.split(' ').collect::<Vec<_>>()[..] {
-            ["kernel", release, version, source] => {
-                KernelPackages { release: release.into(), version: version.into(), source: source.into() }
-            }
+            ["kernel", release, version, source] => KernelPackages {
+                release: release.into(),
+                version: version.into(),
+                source: source.into(),
+            },
             _ => return None,
         };
-        let mut plan = Self { kernel, kernel_debs: Vec::new(), toolchain_debs: Vec::new() };
+        let mut plan = Self {
+            kernel,
+            kernel_debs: Vec::new(),
+            toolchain_debs: Vec::new(),
+        };
         loop {
-            let (kind, package, version, file, size, hash) = match lines.next()?.split(' ').collect::<Vec<_>>()[..] {
-                ["end"] => return Some(plan),
-                [kind, package, version, file, size, hash] => (kind, package, version, file, size, hash),
-                _ => return None,
-            };
+            let (kind, package, version, file, size, hash) =
+                match lines.next()?.split(' ').collect::<Vec<_>>()[..] {
+                    ["end"] => return Some(plan),
+                    [kind, package, version, file, size, hash] => {
+                        (kind, package, version, file, size, hash)
+                    }
+                    _ => return None,
+                };
             let debs = match kind {
                 "image" => &mut plan.kernel_debs,
                 "tool" => &mut plan.toolchain_debs,
@@ -170,7 +237,11 @@ impl Plan {
 
     /// The file names of every package.
     pub fn files(&self) -> Vec<String> {
-        self.kernel_debs.iter().chain(&self.toolchain_debs).map(|deb| deb.file.clone()).collect()
+        self.kernel_debs
+            .iter()
+            .chain(&self.toolchain_debs)
+            .map(|deb| deb.file.clone())
+            .collect()
     }
 
     /// One of the kernel's package files.
@@ -186,31 +257,55 @@ impl Plan {
 
 /// The newest version that is there as source, headers, image and modules; plain flavour, not `cloud` nor `rt`.
 fn newest_kernel(available: &BTreeMap<String, Vec<String>>) -> Option<KernelPackages> {
-    let has = |package: &str, version: &String| available.get(package).is_some_and(|all| all.contains(version));
+    let has = |package: &str, version: &String| {
+        available
+            .get(package)
+            .is_some_and(|all| all.contains(version))
+    };
     let mut found = Vec::new();
     for (package, versions) in available {
         let release = match package.strip_prefix("linux-headers-") {
-            Some(release) if release.strip_suffix("-amd64").is_some_and(|abi| !abi.contains('-')) => release,
+            Some(release)
+                if release
+                    .strip_suffix("-amd64")
+                    .is_some_and(|abi| !abi.contains('-')) =>
+            {
+                release
+            }
             _ => continue,
         };
         for version in versions {
-            let source = available.keys().find(|name| name.starts_with("linux-source-") && has(name, version));
+            let source = available
+                .keys()
+                .find(|name| name.starts_with("linux-source-") && has(name, version));
             if let Some(source) = source {
-                found.push(KernelPackages { release: release.into(), version: version.clone(), source: source.clone() });
+                found.push(KernelPackages {
+                    release: release.into(),
+                    version: version.clone(),
+                    source: source.clone(),
+                });
             }
         }
     }
     found.retain(|kernel| {
-        let complete = kernel.packages().iter().all(|package| has(package, &kernel.version));
+        let complete = kernel
+            .packages()
+            .iter()
+            .all(|package| has(package, &kernel.version));
         complete && compare_versions(&kernel.version, OLDEST_KERNEL) != Ordering::Less
     });
-    found.into_iter().max_by(|a, b| compare_versions(&a.version, &b.version))
+    found
+        .into_iter()
+        .max_by(|a, b| compare_versions(&a.version, &b.version))
 }
 
 /// Debian's order of versions, asked of the program that defines it.
 fn compare_versions(a: &str, b: &str) -> Ordering {
     let is = |relation: &str| {
-        Command::new("dpkg").args(["--compare-versions", a, relation, b]).status().is_ok_and(|status| status.success())
+        Command::new("dpkg")
+            .args(["--compare-versions", a, relation, b])
+            .status()
+            .is_ok_and(|status| status.success())
     };
     match (is("lt"), is("eq")) {
         (true, _) => Ordering::Less,
@@ -227,13 +322,22 @@ fn compare_versions(a: &str, b: &str) -> Ordering {
 pub fn download(cache: &Cache, debs: &[Deb], stage: &Stage<'_>) -> Result<PathBuf> {
     let folder = cache.path("packages");
     fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    let is_here = |deb: &Deb| fs::metadata(folder.join(&deb.file)).is_ok_and(|meta| meta.len() == deb.size);
+    let is_here =
+        |deb: &Deb| fs::metadata(folder.join(&deb.file)).is_ok_and(|meta| meta.len() == deb.size);
     if !debs.iter().all(is_here) {
         let bytes: u64 = debs.iter().map(|deb| deb.size).sum();
-        stage.say(format!("downloading {} packages, {} MB", debs.len(), bytes / 1_000_000));
+        stage.say(format!(
+            "downloading {} packages, {} MB",
+            debs.len(),
+            bytes / 1_000_000
+        ));
         let mut apt = Apt::configure(cache)?.download(debs);
-        let log = folder.with_extension(format!("{}.log", debs.first().map_or("none", |deb| &deb.package)));
-        logged(apt.current_dir(&folder), &log, stage).context("if these versions are gone from the mirror, --refresh")?;
+        let log = folder.with_extension(format!(
+            "{}.log",
+            debs.first().map_or("none", |deb| &deb.package)
+        ));
+        logged(apt.current_dir(&folder), &log, stage)
+            .context("if these versions are gone from the mirror, --refresh")?;
         fs::remove_file(&log)?;
     }
     Ok(folder)
@@ -249,7 +353,12 @@ pub fn unpack(folder: &Path, debs: &[Deb], into: &Path, stage: &Stage<'_>) -> Re
     let worker = || -> Result<()> {
         while let Some(deb) = debs.get(next.fetch_add(1, Relaxed)) {
             stage.say(format!("unpacking {}", deb.package));
-            answer(Command::new("dpkg-deb").arg("--extract").arg(folder.join(&deb.file)).arg(into))?;
+            answer(
+                Command::new("dpkg-deb")
+                    .arg("--extract")
+                    .arg(folder.join(&deb.file))
+                    .arg(into),
+            )?;
         }
         Ok(())
     };
@@ -257,7 +366,9 @@ pub fn unpack(folder: &Path, debs: &[Deb], into: &Path, stage: &Stage<'_>) -> Re
     thread::scope(|scope| {
         let threads: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
         threads.into_iter().try_for_each(|thread| {
-            thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("unpacking panicked")))
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(anyhow::anyhow!("unpacking panicked")))
         })
     })
 }
@@ -274,10 +385,16 @@ pub fn require_host_tools() -> Result<()> {
         ("/usr/bin/xz", "xz-utils"),
         ("/usr/bin/unshare", "util-linux"),
         ("/usr/bin/setpriv", "util-linux"),
-        ("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"),
+        (
+            "/usr/share/keyrings/debian-archive-keyring.gpg",
+            "debian-archive-keyring",
+        ),
     ];
-    let mut missing: Vec<&str> =
-        TOOLS.iter().filter(|(path, _)| !Path::new(path).exists()).map(|(_, package)| *package).collect();
+    let mut missing: Vec<&str> = TOOLS
+        .iter()
+        .filter(|(path, _)| !Path::new(path).exists())
+        .map(|(_, package)| *package)
+        .collect();
     missing.dedup();
     if missing.contains(&"apt") || missing.contains(&"dpkg") {
         bail!("kernels are prepared from Debian's packages, and this machine has no apt");
@@ -285,13 +402,17 @@ pub fn require_host_tools() -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let install = format!("apt-get install --yes --no-install-recommends {}", missing.join(" "));
+    let install = format!(
+        "apt-get install --yes --no-install-recommends {}",
+        missing.join(" ")
+    );
     if !rustix::process::geteuid().is_root() {
         bail!("these packages are missing; run: sudo {install}");
     }
     eprintln!("{install}");
     answer(Command::new("apt-get").args(["update", "--quiet"]))?;
-    answer(Command::new("sh").args(["-c", &format!("DEBIAN_FRONTEND=noninteractive {install}")])).map(drop)
+    answer(Command::new("sh").args(["-c", &format!("DEBIAN_FRONTEND=noninteractive {install}")]))
+        .map(drop)
 }
 
 #[cfg(test)]
@@ -299,7 +420,15 @@ mod tests {
     use super::*;
 
     fn mirror(entries: &[(&str, &[&str])]) -> BTreeMap<String, Vec<String>> {
-        entries.iter().map(|(name, versions)| ((*name).into(), versions.iter().map(|v| (*v).into()).collect())).collect()
+        entries
+            .iter()
+            .map(|(name, versions)| {
+                (
+                    (*name).into(),
+                    versions.iter().map(|v| (*v).into()).collect(),
+                )
+            })
+            .collect()
     }
 
     const COMPLETE_7_2: [(&str, &[&str]); 4] = [
@@ -320,7 +449,10 @@ mod tests {
             ("linux-headers-7.3.5+deb13-amd64", &["7.3.5-1~bpo13+1"]),
             ("linux-source-7.3", &["7.3.5-1~bpo13+1"]),
             // Another flavour, and one without Rust.
-            ("linux-headers-7.3.5+deb13-cloud-amd64", &["7.3.5-1~bpo13+1"]),
+            (
+                "linux-headers-7.3.5+deb13-cloud-amd64",
+                &["7.3.5-1~bpo13+1"],
+            ),
             ("linux-headers-6.12.9+deb13-amd64", &["6.12.9-1"]),
             ("linux-binary-6.12.9+deb13-amd64", &["6.12.9-1"]),
             ("linux-modules-6.12.9+deb13-amd64", &["6.12.9-1"]),
@@ -331,7 +463,12 @@ mod tests {
         assert_eq!(chosen.source, "linux-source-7.2");
         assert_eq!(chosen.version, "7.2.12-1~bpo13+1");
 
-        for missing in there.keys().filter(|name| name.contains("7.2")).cloned().collect::<Vec<_>>() {
+        for missing in there
+            .keys()
+            .filter(|name| name.contains("7.2"))
+            .cloned()
+            .collect::<Vec<_>>()
+        {
             there.remove(&missing);
         }
         assert_eq!(newest_kernel(&there), None);

@@ -28,26 +28,46 @@ pub struct Stage<'a> {
 impl Progress {
     /// Starts the clock.
     pub fn new(name: String) -> Self {
-        Self { name, lines: MultiProgress::new(), started: Instant::now(), finished: Mutex::default() }
+        Self {
+            name,
+            lines: MultiProgress::new(),
+            started: Instant::now(),
+            finished: Mutex::default(),
+        }
     }
 
     /// Starts a stage.
     pub fn stage(&self, name: impl Into<String>) -> Stage<'_> {
         let name = name.into();
         let line = self.lines.add(ProgressBar::new_spinner());
-        if let Ok(style) = ProgressStyle::with_template("{elapsed:>5} {spinner} {prefix}: {wide_msg:.dim}") {
+        if let Ok(style) =
+            ProgressStyle::with_template("{elapsed:>5} {spinner} {prefix}: {wide_msg:.dim}")
+        {
             line.set_style(style);
         }
         line.set_prefix(name.clone());
         line.enable_steady_tick(Duration::from_millis(200));
-        Stage { progress: self, name, line, started: Instant::now() }
+        Stage {
+            progress: self,
+            name,
+            line,
+            started: Instant::now(),
+        }
     }
 
     /// Prints the total time, unless everything was there already.
     pub fn finish(&self) {
-        let stages = self.finished.lock().map(|stages| stages.len()).unwrap_or_default();
+        let stages = self
+            .finished
+            .lock()
+            .map(|stages| stages.len())
+            .unwrap_or_default();
         if stages > 0 {
-            self.print(&format!("{:>7.1} s  {}, in all", self.started.elapsed().as_secs_f64(), self.name));
+            self.print(&format!(
+                "{:>7.1} s  {}, in all",
+                self.started.elapsed().as_secs_f64(),
+                self.name
+            ));
         }
     }
 
@@ -67,7 +87,9 @@ impl Stage<'_> {
 
 impl fmt::Debug for Stage<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stage").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Stage")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -75,7 +97,8 @@ impl Drop for Stage<'_> {
     fn drop(&mut self) {
         let took = self.started.elapsed();
         self.line.finish_and_clear();
-        self.progress.print(&format!("{:>7.1} s  {}", took.as_secs_f64(), self.name));
+        self.progress
+            .print(&format!("{:>7.1} s  {}", took.as_secs_f64(), self.name));
         if let Ok(mut finished) = self.progress.finished.lock() {
             finished.push((self.name.clone(), took));
         }

@@ -13,8 +13,14 @@ use super::progress::Progress;
 
 /// The source's place in the cache.
 pub fn entry(cache: &Cache, plan: &Plan) -> Entry {
-    let deb = plan.kernel_debs.iter().filter(|deb| deb.package == plan.kernel.source);
-    cache.entry("source", deb.flat_map(|deb| [deb.file.as_str(), deb.hash.as_str()]))
+    let deb = plan
+        .kernel_debs
+        .iter()
+        .filter(|deb| deb.package == plan.kernel.source);
+    cache.entry(
+        "source",
+        deb.flat_map(|deb| [deb.file.as_str(), deb.hash.as_str()]),
+    )
 }
 
 /// Downloads the kernel's packages and unpacks the source.

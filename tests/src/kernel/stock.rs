@@ -27,13 +27,19 @@ const RECIPE: &str = "recipe 1";
 /// What every `make` on the tree needs: the compilers of Debian's build, and Debian's name for the kernel, which
 /// the source alone does not know.
 pub(super) fn make_arguments(release: &str) -> Vec<String> {
-    vec!["CC=x86_64-linux-gnu-gcc-14".into(), "HOSTCC=gcc-14".into(), format!("KERNELRELEASE={release}")]
+    vec![
+        "CC=x86_64-linux-gnu-gcc-14".into(),
+        "HOSTCC=gcc-14".into(),
+        format!("KERNELRELEASE={release}"),
+    ]
 }
 
 /// The tree's place in the cache.
 pub fn entry(cache: &Cache, plan: &Plan) -> Entry {
     let made_of = [toolchain::entry(cache, plan), source::entry(cache, plan)];
-    let made_of = made_of.iter().map(|entry| entry.path().to_string_lossy().into_owned());
+    let made_of = made_of
+        .iter()
+        .map(|entry| entry.path().to_string_lossy().into_owned());
     let debs = plan.kernel_debs.iter().map(|deb| deb.hash.clone());
     cache.entry("stock", made_of.chain(debs).chain([RECIPE.to_owned()]))
 }
@@ -59,20 +65,27 @@ pub fn prepare(
 
         let stage = progress.stage("a tree that matches it");
         let log = folder.join("prepare.log");
-        let make = |goals: &[&str]| -> Result<Command> {
+        let make = |goals: &[&str]| -> Command {
             let jobs = thread::available_parallelism().map_or(1, usize::from);
-            let arguments = ["make", "-C", "/htlb/source", "O=/htlb/kernel/build"].map(str::to_owned);
+            let arguments =
+                ["make", "-C", "/htlb/source", "O=/htlb/kernel/build"].map(str::to_owned);
             let arguments = arguments.into_iter().chain(make_arguments(&release));
             let goals = goals.iter().map(|goal| (*goal).to_owned());
-            toolchain.enter(&tree_binds(&source, folder), arguments.chain([format!("-j{jobs}")]).chain(goals))
+            toolchain.enter(
+                &tree_binds(&source, folder),
+                arguments.chain([format!("-j{jobs}")]).chain(goals),
+            )
         };
         let (headers, build) = (header_folder(folder, &plan.kernel), folder.join("build"));
         fs::create_dir_all(&build)?;
         copy(&headers.join(".config"), &build.join(".config"))?;
-        logged(&mut make(&["olddefconfig"])?, &log, &stage)?;
-        logged(&mut make(&["modules_prepare"])?, &log, &stage)?;
+        logged(&mut make(&["olddefconfig"]), &log, &stage)?;
+        logged(&mut make(&["modules_prepare"]), &log, &stage)?;
         // The image's exported symbols, and its BTF: modpost and pahole look for them here.
-        copy(&headers.join("Module.symvers"), &build.join("Module.symvers"))?;
+        copy(
+            &headers.join("Module.symvers"),
+            &build.join("Module.symvers"),
+        )?;
         copy(&headers.join("vmlinux"), &build.join("vmlinux"))?;
         require_same_symbols(&toolchain, &source, folder)
     })?;
@@ -96,7 +109,9 @@ fn module_folder(entry: &Path, release: &str) -> PathBuf {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::copy(from, to).map(drop).with_context(|| format!("copying {}", from.display()))
+    fs::copy(from, to)
+        .map(drop)
+        .with_context(|| format!("copying {}", from.display()))
 }
 
 fn unpack_image(packages: &Path, plan: &Plan, folder: &Path) -> Result<()> {
@@ -105,9 +120,18 @@ fn unpack_image(packages: &Path, plan: &Plan, folder: &Path) -> Result<()> {
         fs::remove_dir_all(&debian)?;
     }
     fs::create_dir_all(debian.join("usr/lib"))?;
-    for package in [plan.kernel.headers(), plan.kernel.binary(), plan.kernel.modules()] {
+    for package in [
+        plan.kernel.headers(),
+        plan.kernel.binary(),
+        plan.kernel.modules(),
+    ] {
         let deb = plan.kernel_deb(&package)?;
-        answer(Command::new("dpkg-deb").arg("--extract").arg(packages.join(&deb.file)).arg(&debian))?;
+        answer(
+            Command::new("dpkg-deb")
+                .arg("--extract")
+                .arg(packages.join(&deb.file))
+                .arg(&debian),
+        )?;
     }
     // depmod looks below /lib.
     if !debian.join("lib").exists() {
@@ -128,11 +152,16 @@ fn require_same_symbols(toolchain: &Toolchain, source: &Path, folder: &Path) -> 
             (symbol.starts_with("_R") && object == "vmlinux").then_some(symbol)
         })
         .collect();
-    let objects = ["core", "kernel", "bindings"].map(|name| format!("/htlb/kernel/build/rust/{name}.o"));
+    let objects =
+        ["core", "kernel", "bindings"].map(|name| format!("/htlb/kernel/build/rust/{name}.o"));
     let nm = ["nm", "--defined-only", "--extern-only", "--format=posix"].map(str::to_owned);
-    let listing = answer(&mut toolchain.enter(&tree_binds(source, folder), nm.into_iter().chain(objects))?)?;
-    let defined: BTreeSet<&str> =
-        listing.lines().filter_map(|line| line.split(' ').next()).filter(|symbol| symbol.starts_with("_R")).collect();
+    let listing =
+        answer(&mut toolchain.enter(&tree_binds(source, folder), nm.into_iter().chain(objects)))?;
+    let defined: BTreeSet<&str> = listing
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .filter(|symbol| symbol.starts_with("_R"))
+        .collect();
     let foreign = exported.difference(&defined).count();
     ensure!(
         foreign == 0 && !exported.is_empty(),

@@ -10,7 +10,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::cache::{Cache, Entry, Leftover};
 use super::command::answer;
@@ -30,13 +30,19 @@ pub struct Bind {
 impl Bind {
     /// A folder at a place of its own.
     pub fn at(outside: impl Into<PathBuf>, inside: impl Into<PathBuf>) -> Self {
-        Self { outside: outside.into(), inside: inside.into() }
+        Self {
+            outside: outside.into(),
+            inside: inside.into(),
+        }
     }
 
     /// A folder at the same place, so that paths in messages mean the same on both sides.
     pub fn same(folder: impl Into<PathBuf>) -> Self {
         let folder = folder.into();
-        Self { outside: folder.clone(), inside: folder }
+        Self {
+            outside: folder.clone(),
+            inside: folder,
+        }
     }
 }
 
@@ -48,7 +54,10 @@ pub struct Toolchain {
 
 /// The toolchain's place in the cache.
 pub fn entry(cache: &Cache, plan: &Plan) -> Entry {
-    let inputs = plan.toolchain_debs.iter().flat_map(|deb| [deb.file.as_str(), deb.hash.as_str()]);
+    let inputs = plan
+        .toolchain_debs
+        .iter()
+        .flat_map(|deb| [deb.file.as_str(), deb.hash.as_str()]);
     cache.entry("toolchain", inputs.chain([RECIPE]))
 }
 
@@ -71,21 +80,26 @@ pub fn prepare(cache: &Cache, plan: &Plan, progress: &Progress) -> Result<Toolch
         symlink("mawk", root.join("usr/bin/awk"))?;
         fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
         fs::write(root.join("etc/group"), "root:x:0:\n")?;
-        let toolchain = Toolchain { root: root.to_owned() };
-        answer(&mut toolchain.enter(&[], ["/usr/sbin/ldconfig"])?).map(drop)
+        let toolchain = Toolchain {
+            root: root.to_owned(),
+        };
+        answer(&mut toolchain.enter(&[], ["/usr/sbin/ldconfig"])).map(drop)
     })?;
     Ok(Toolchain { root })
 }
 
 /// Runs as the first process of the new namespaces: mounts, then becomes the command.
 ///
-/// `/proc` is bound where a container forbids a fresh one.
+/// `/proc` is bound where a container forbids a fresh one. `/tmp` is fresh: two commands at once both have the
+/// process id 1, of which `make` names its job server.
 const ENTER: &str = r#"
 set -e
 root=$1 binds=$2 cwd=$3; shift 3
 mount -t proc proc "$root/proc" 2>/dev/null || mount --rbind /proc "$root/proc"
 mount --rbind /dev "$root/dev"
+mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 while [ "$binds" -gt 0 ]; do
+	mkdir -p "$root$2"
 	mount --rbind "$1" "$root$2"
 	shift 2; binds=$((binds - 1))
 done
@@ -96,28 +110,34 @@ impl Toolchain {
     /// The command that runs `program` (with its arguments) inside, in the folder of the last bind.
     ///
     /// Killing it kills everything it started.
-    ///
-    /// # Errors
-    ///
-    /// A place to mount on cannot be made.
-    pub fn enter<S: AsRef<OsStr>>(&self, binds: &[Bind], program: impl IntoIterator<Item = S>) -> Result<Command> {
-        for bind in binds {
-            let place = self.inside(&bind.inside);
-            fs::create_dir_all(&place).with_context(|| format!("creating {}", place.display()))?;
-        }
+    pub fn enter<S: AsRef<OsStr>>(
+        &self,
+        binds: &[Bind],
+        program: impl IntoIterator<Item = S>,
+    ) -> Command {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"]);
+        command.args([
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+        ]);
         command.args(["--pid", "--fork", "--kill-child"]);
         if !rustix::process::geteuid().is_root() {
             command.args(["--user", "--map-root-user"]);
         }
-        command.args(["/bin/sh", "-c", ENTER, "enter"]).arg(&self.root).arg(binds.len().to_string());
+        command
+            .args(["/bin/sh", "-c", ENTER, "enter"])
+            .arg(&self.root)
+            .arg(binds.len().to_string());
         command.arg(binds.last().map_or(Path::new("/"), |bind| &bind.inside));
         for bind in binds {
             command.arg(&bind.outside).arg(&bind.inside);
         }
         command.args(program);
-        Ok(command)
+        command
     }
 
     /// Where a path of the inside is on the machine.
