@@ -272,7 +272,7 @@ mod tests {
             fs::write(cache.path("packages").join(name), "").expect("a file");
         }
         let removed = cache
-            .prune(&[new.clone()], &["b.deb".to_owned()])
+            .prune(std::slice::from_ref(&new), &["b.deb".to_owned()])
             .expect("pruning");
         assert_eq!(
             removed,

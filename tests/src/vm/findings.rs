@@ -138,10 +138,10 @@ const SIGNS: &[(Kind, &[&str])] = &[
 pub fn scan(log: &str, expected: &[String]) -> Vec<Finding> {
     let finding = |(index, line): (usize, &str)| {
         let text = without_timestamp(line.trim_end());
-        let is_sign = |signs: &&str| text.contains(signs);
+        let is_in_text = |sign: &&str| text.contains(*sign);
         let (kind, _) = SIGNS
             .iter()
-            .find(|(_, signs)| signs.iter().any(|sign| is_sign(&sign)))?;
+            .find(|(_, signs)| signs.iter().any(is_in_text))?;
         let is_expected = expected
             .iter()
             .any(|expected| text.contains(expected.as_str()));
