@@ -101,7 +101,6 @@ const SIGNS: &[(Kind, &[&str])] = &[
             "list_add corruption",
             "list_del corruption",
             "refcount_t: ",
-            "DMA-API: ",
             "Slab corruption",
             "Poison overwritten",
             "pagealloc: memory corruption",
@@ -192,7 +191,8 @@ mod tests {
             [    6.0] INFO: task a:1 blocked for more than 120 seconds.\n\
             [    7.0] BUG: kernel NULL pointer dereference\n\
             [    8.0] WARNING: mm/x.c:3 at y\n\
-            [    9.0] lockdep: all is well; no warning\n";
+            [    9.0] lockdep: all is well; no warning\n\
+            [    9.5] DMA-API: debugging enabled by kernel config\n";
         let kinds: Vec<(Kind, usize)> = scan(log, &[])
             .iter()
             .map(|finding| (finding.kind, finding.line))

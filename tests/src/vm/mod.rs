@@ -299,9 +299,9 @@ enum Action {
 struct MachineArguments {
     /// Which kernel.
     route: Route,
-    /// Module objects to load, in this order.
-    #[arg(long = "module", value_name = "KO")]
-    modules: Vec<PathBuf>,
+    /// Module objects to load, in this order; parameters follow the file's name after a space.
+    #[arg(long = "module", value_name = "KO [PARAMETERS]")]
+    modules: Vec<String>,
     /// The kernel's own modules to load.
     #[arg(long = "kernel-module", value_name = "NAME")]
     kernel_modules: Vec<String>,
@@ -320,7 +320,8 @@ impl MachineArguments {
             guest = guest.kernel_module(module, "")?;
         }
         for module in &self.modules {
-            guest = guest.module(module, "")?;
+            let (object, parameters) = module.split_once(' ').unwrap_or((module, ""));
+            guest = guest.module(Path::new(object), parameters)?;
         }
         for program in &self.programs {
             let name = program
@@ -359,5 +360,77 @@ pub fn run(arguments: Arguments) -> Result<()> {
             Ok(())
         }
         Action::Shell { machine } => machine.guest("shell")?.shell(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::findings::Kind;
+    use super::*;
+
+    fn guest(name: &str) -> Guest {
+        let kernel = kernel::prepare(Route::Stock).expect("a kernel");
+        Guest::new(&kernel, name).expect("busybox")
+    }
+
+    #[test]
+    #[ignore = "boots virtual machines, which takes minutes"]
+    fn a_guest_reports_what_its_script_reports() {
+        let run = guest("reports")
+            .kernel_module("brd", "rd_nr=1")
+            .expect("Debian has RAM disks")
+            .script("echo KTAP version 1; echo 1..2; test -b /dev/ram0 && echo ok 1 - module\necho not ok 2 - wrong")
+            .run()
+            .expect("QEMU runs");
+        assert_eq!(
+            (run.totals(), &run.ended),
+            ((1, 1), &Ended::Status(0)),
+            "{run}"
+        );
+        assert_eq!(run.tests.failures, ["wrong"]);
+        assert!(run.findings.is_empty(), "{run}");
+    }
+
+    #[test]
+    #[ignore = "boots virtual machines, which takes minutes"]
+    fn a_static_program_sees_two_nodes_and_the_device() {
+        let programs = program::build(&["build", "-p", "htlb-tests", "--bin", "kernel_dev"]);
+        let program = &programs.expect("cargo builds it")[0];
+        let run = guest("program")
+            .copy("/bin/program", program)
+            .expect("cargo made it")
+            .script(
+                "set -e\nprogram --help\ntest $(cat /sys/devices/system/node/online) = 0-1\n\
+                 grep -q 0x11e8 /sys/bus/pci/devices/*/device\nexit 5",
+            )
+            .run()
+            .expect("QEMU runs");
+        assert_eq!(run.ended, Ended::Status(5), "{run}");
+        assert_eq!(run.totals(), (0, 1), "{run}");
+    }
+
+    #[test]
+    #[ignore = "boots virtual machines, which takes minutes"]
+    fn a_panic_is_found_and_a_hang_is_killed() {
+        let run = guest("panic")
+            .script("echo c >/proc/sysrq-trigger")
+            .run()
+            .expect("QEMU runs");
+        assert_eq!(run.ended, Ended::Died, "{run}");
+        assert_eq!(
+            run.findings.first().map(|finding| finding.kind),
+            Some(Kind::Oops),
+            "{run}"
+        );
+
+        let limit = Duration::from_secs(90);
+        let run = guest("hang")
+            .script("echo before; sleep 1000")
+            .timeout(limit)
+            .run()
+            .expect("QEMU runs");
+        assert_eq!(run.ended, Ended::TimedOut(limit), "{run}");
+        assert!(run.to_string().contains("before"), "{run}");
+        assert!(!run.is_success());
     }
 }
