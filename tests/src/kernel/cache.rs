@@ -148,6 +148,11 @@ impl Entry {
         &self.path
     }
 
+    /// The kind and the hash, the same wherever the cache is.
+    pub fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// Where it is being made.
     pub fn partial(&self) -> PathBuf {
         let mut name = OsString::from(&self.path);

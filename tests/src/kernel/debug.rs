@@ -42,9 +42,7 @@ fn fragment() -> Result<String> {
 /// The fragment cannot be read.
 pub fn entry(cache: &Cache, plan: &Plan) -> Result<Entry> {
     let made_of = [toolchain::entry(cache, plan), source::entry(cache, plan)];
-    let made_of = made_of
-        .iter()
-        .map(|entry| entry.path().to_string_lossy().into_owned());
+    let made_of = made_of.iter().map(Entry::name);
     Ok(cache.entry("debug", made_of.chain([fragment()?, RECIPE.to_owned()])))
 }
 

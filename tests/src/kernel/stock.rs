@@ -37,9 +37,7 @@ pub(super) fn make_arguments(release: &str) -> Vec<String> {
 /// The tree's place in the cache.
 pub fn entry(cache: &Cache, plan: &Plan) -> Entry {
     let made_of = [toolchain::entry(cache, plan), source::entry(cache, plan)];
-    let made_of = made_of
-        .iter()
-        .map(|entry| entry.path().to_string_lossy().into_owned());
+    let made_of = made_of.iter().map(Entry::name);
     let debs = plan.kernel_debs.iter().map(|deb| deb.hash.clone());
     cache.entry("stock", made_of.chain(debs).chain([RECIPE.to_owned()]))
 }
