@@ -150,7 +150,11 @@ impl Entry {
 
     /// The kind and the hash, the same wherever the cache is.
     pub fn name(&self) -> String {
-        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        self.path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
     }
 
     /// Where it is being made.

@@ -14,6 +14,7 @@
 //! [`module`] builds out-of-tree modules against a prepared tree; [`crate::vm`] boots the result.
 
 pub mod apt;
+pub mod archive;
 pub mod cache;
 pub mod command;
 pub mod debug;
@@ -124,7 +125,7 @@ pub fn prepare(route: Route) -> Result<Prepared> {
 /// As [`prepare`].
 pub fn prepare_with(route: Route, freshness: Freshness) -> Result<Prepared> {
     let cache = Cache::open()?;
-    packages::require_host_tools()?;
+    archive::require_host_tools()?;
     // What is complete is never written again: who needs nothing made need not wait for who makes the other route.
     let _lock = if is_ready(&cache, route, freshness) {
         None

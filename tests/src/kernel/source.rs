@@ -6,9 +6,10 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use super::archive;
 use super::cache::{Cache, Entry, Leftover};
 use super::command::answer;
-use super::packages::{self, Plan};
+use super::packages::Plan;
 use super::progress::Progress;
 
 /// The source's place in the cache.
@@ -31,7 +32,7 @@ pub fn entry(cache: &Cache, plan: &Plan) -> Entry {
 pub fn prepare(cache: &Cache, plan: &Plan, progress: &Progress) -> Result<PathBuf> {
     entry(cache, plan).complete(Leftover::Discard, |folder| {
         let stage = progress.stage("kernel source");
-        let packages = packages::download(cache, &plan.kernel_debs, &stage)?;
+        let packages = archive::download(cache, &plan.kernel_debs, &stage)?;
         let deb = plan.kernel_deb(&plan.kernel.source)?;
         stage.say("unpacking");
         // The archive inside the package need not exist on disk.

@@ -14,9 +14,10 @@ use std::thread;
 
 use anyhow::{ensure, Context, Result};
 
+use super::archive;
 use super::cache::{Cache, Entry, Leftover};
 use super::command::{answer, logged};
-use super::packages::{self, KernelPackages, Plan};
+use super::packages::{KernelPackages, Plan};
 use super::progress::Progress;
 use super::toolchain::{self, Toolchain};
 use super::{source, tree_binds, Prepared, Route};
@@ -57,7 +58,7 @@ pub fn prepare(
     let release = plan.kernel.release.clone();
     let entry = entry(cache, plan).complete(Leftover::Resume, |folder| {
         let stage = progress.stage("Debian's image and modules");
-        let packages = packages::download(cache, &plan.kernel_debs, &stage)?;
+        let packages = archive::download(cache, &plan.kernel_debs, &stage)?;
         unpack_image(&packages, plan, folder)?;
         drop(stage);
 

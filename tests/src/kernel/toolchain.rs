@@ -12,9 +12,10 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use super::archive;
 use super::cache::{Cache, Entry, Leftover};
 use super::command::answer;
-use super::packages::{self, Plan};
+use super::packages::Plan;
 use super::progress::Progress;
 
 /// Counts changes to how the folder is made from the packages.
@@ -69,13 +70,13 @@ pub fn entry(cache: &Cache, plan: &Plan) -> Entry {
 pub fn prepare(cache: &Cache, plan: &Plan, progress: &Progress) -> Result<Toolchain> {
     let root = entry(cache, plan).complete(Leftover::Discard, |root| {
         let stage = progress.stage("toolchain");
-        let folder = packages::download(cache, &plan.toolchain_debs, &stage)?;
+        let folder = archive::download(cache, &plan.toolchain_debs, &stage)?;
         // The packages of a merged /usr put nothing elsewhere, but their programs are called by the old names.
         for name in ["bin", "sbin", "lib", "lib64"] {
             fs::create_dir_all(root.join("usr").join(name))?;
             symlink(format!("usr/{name}"), root.join(name))?;
         }
-        packages::unpack(&folder, &plan.toolchain_debs, root, &stage)?;
+        archive::unpack(&folder, &plan.toolchain_debs, root, &stage)?;
         // What the packages' scripts would have done and a kernel build misses.
         symlink("mawk", root.join("usr/bin/awk"))?;
         fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
