@@ -46,10 +46,8 @@ impl<S: AsRef<[AtomicU64]>> Buffer<S> {
     }
 
     /// The map for its only owner, and beside it what is needed to give its pages back.
-    pub(crate) fn take_apart(
-        &mut self,
-    ) -> (&mut PageMap<S>, &[Option<Part>; Extents::MAX], &Placement) {
-        (&mut self.map, &self.parts, &self.placement)
+    pub(crate) fn take_apart(&mut self) -> (&mut PageMap<S>, &[Option<Part>; Extents::MAX]) {
+        (&mut self.map, &self.parts)
     }
 
     /// What was asked.

@@ -76,13 +76,16 @@ pub trait Host {
     fn account(&self, attempt: &Attempt) -> AccountId;
 
     /// A page that is set aside for the page at `index` of this buffer, or that the same owner gave up earlier: already
-    /// charged to the account of the attempt, and in use as far as the stock knows.
+    /// charged, and in use as far as the stock knows.
+    ///
+    /// It is charged with the reach and the account of the attempt, by which its return is counted: a page kept for another
+    /// reach is not an answer, even where it lies within this one.
     fn own(&self, _attempt: &Attempt, _index: PageIndex) -> Option<(Frame, Contents)> {
         None
     }
 
-    /// Sets a page of [`Host::own`] aside again, because filling it failed; gives it back where that is not wanted. It may
-    /// hold anything now.
+    /// Sets a page of [`Host::own`] aside again, because filling it failed; gives it back where that is not wanted. What was
+    /// [`Contents::OwnData`] is the owner's still, whatever its producer left; anything else may hold anything now.
     ///
     /// # Errors
     /// The frame.
@@ -129,7 +132,8 @@ pub trait Host {
     fn page(&self, attempt: &Attempt, prefer: NodeMask) -> Result<(Frame, Condition), Error>;
 
     /// Takes `pages` physically contiguous pages from the stock, the first aligned to `align` bytes. A back end whose
-    /// frame numbers are physical calls [`Stock::take_run`]. Runs under the stock's lock.
+    /// frame numbers are physical calls [`Stock::take_run`], which counts the alignment in base pages. Runs under the
+    /// stock's lock.
     ///
     /// # Errors
     /// [`Error::NoContiguousRun`] and those of [`Stock::take_run`].

@@ -65,13 +65,14 @@
 //! # A slot's life
 //!
 //! ```text
-//!           reserve                  claim                  attach, then commit
-//!    Hole ──────────► Promised ───────────────► Claimed ─────────────────────────► Present
-//!     │ ▲                │  ▲                   │  ▲  │                            │  ▲
-//!     │ └── unpromise ───┘  └───── abort ───────┘  │  └──── punch: next_removed ─┐ │  │ pin, unpin
-//!     └──────────────────────── claim ─────────────┤◄──── punch: claim_range ─────┼─┘
-//!       ▲                                                                        │
-//!       └────────────────────────────────────────────────────────────────────────┘
+//!              reserve                claim              attach, commit
+//!   Hole ────────────────► Promised ──────────► Claimed ──────────────► Present ⟲ pin, unpin
+//!    ▲ │ ◄────────────────    ◄────────────────  ▲ │ │ ◄────────────────
+//!    │ │      unpromise             abort        │ │ │ punch: claim_range
+//!    │ │                                         │ │ │
+//!    │ └──────────────── claim ──────────────────┘ │ │
+//!    ├────────────────── abort ────────────────────┘ │
+//!    └─────────── punch: next_removed ───────────────┘
 //! ```
 //!
 //! *Claimed* is exclusive, whatever for. It remembers its origin, Hole or Promised, and an abort restores that. Whoever
@@ -187,6 +188,8 @@
 //!   system below it supplies none, and answers [`Error::OutOfPages`] to the last.
 //! - **Contents**: [`Host::clear`]. Pages come back dirty; the driver loops clear them when somebody takes them, unlocked,
 //!   unless a producer fills them.
+//! - **Kept pages**, if it wants them: [`Host::own`], [`Host::keep`] and [`Host::set_aside`], over a
+//!   [`Magazine`](magazine::Magazine) perhaps, so that an owner gets its own pages back as it left them.
 //! - **Mappings**: [`Host::unmap`] revokes, and cannot fail; [`Host::reclaim`] then says whether the page is really free.
 //! - **Waiting**: [`Host::wait`] and [`Host::wake`], over any table of wait queues. Waking too many is allowed, too few is not.
 //!
@@ -212,6 +215,11 @@
 
 #[cfg(test)]
 extern crate std;
+
+/// The README's example runs too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 pub mod units;
 pub mod error;

@@ -228,6 +228,12 @@ pub struct RequestBuilder {
 }
 
 impl RequestBuilder {
+    /// Replaces the size that the builder was made with.
+    pub const fn size(mut self, size: ByteLen) -> Self {
+        self.request.size = size;
+        self
+    }
+
     /// Begin with pages of `size`.
     pub const fn page_size(self, size: HugeSize) -> Self {
         self.page(if size.order() == 0 {

@@ -116,6 +116,9 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Stock<M> {
         condition: Condition,
         supply: Supply,
     ) -> Result<(), (Frame, Stop)> {
+        if frame.size() != self.size() {
+            return Err((frame, Error::FrameInvalid.into()));
+        }
         let grown = self
             .pool
             .room_for([(frame.pfn(), class)])
@@ -240,7 +243,8 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Stock<M> {
     /// Takes a page back; it counts as dirty unless `condition` says otherwise.
     #[doc(alias = "free_huge_folio")]
     pub fn put(&mut self, frame: Frame, charge: Charge, condition: Condition) -> Returned {
-        let Some(class) = self.pool.knows(frame.pfn()) else {
+        let known = self.pool.knows(frame.pfn());
+        let Some(class) = known.filter(|_| frame.size() == self.size()) else {
             return Returned::Leaves(frame);
         };
         match self.ledger.put(class, charge.reach, charge.account) {
@@ -262,7 +266,12 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Stock<M> {
     /// [`Error::NoRoom`] where an account's minimum needs the page, [`Error::FrameInvalid`] for a page that is not in use
     /// here.
     pub fn retire(&mut self, frame: &Frame, charge: Charge) -> Result<(), Error> {
-        let class = self.pool.knows(frame.pfn()).ok_or(Error::FrameInvalid)?;
+        let in_use = frame.size() == self.size() && self.pool.condition(frame.pfn()).is_none();
+        let class = self
+            .pool
+            .knows(frame.pfn())
+            .filter(|_| in_use)
+            .ok_or(Error::FrameInvalid)?;
         self.ledger.remove(class, charge.reach, charge.account)?;
         self.pool.remove(frame).map(drop)
     }
@@ -273,6 +282,10 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Stock<M> {
     /// [`Error::NoRoom`].
     #[doc(alias = "remove_pool_hugetlb_folio")]
     pub fn shrink(&mut self, class: Class) -> Result<Frame, Stop> {
+        self.shrink_one(class).map(|(frame, _)| frame)
+    }
+
+    fn shrink_one(&mut self, class: Class) -> Result<(Frame, Condition), Stop> {
         self.ledger.shrink(class, PageCount::ONE)?;
         self.pull(class).ok_or(Error::NoRoom.into())
     }
@@ -281,15 +294,15 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Stock<M> {
     #[doc(alias = "return_unused_surplus_pages")]
     pub fn drop_surplus(&mut self) -> Option<Frame> {
         let class = self.ledger.drop_surplus()?;
-        self.pull(class)
+        self.pull(class).map(|(frame, _)| frame)
     }
 
     /// Takes a free page out of the pool whose count the ledger has already lost.
-    fn pull(&mut self, class: Class) -> Option<Frame> {
-        let (frame, _) = self.pool.take(class, Condition::Dirty)?;
+    fn pull(&mut self, class: Class) -> Option<(Frame, Condition)> {
+        let (frame, condition) = self.pool.take(class, Condition::Dirty)?;
         let removed = self.pool.remove(&frame);
         debug_assert_eq!(removed, Ok(class));
-        Some(frame)
+        Some((frame, condition))
     }
 
     /// Breaks one free page of `class` into pages of the smaller stock, promises untouched on both sides. Returns the
@@ -309,7 +322,7 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Stock<M> {
         if smaller.size() >= self.size() {
             return Err(Error::PageSizeInvalid.into());
         }
-        let frame = self.shrink(class)?;
+        let (frame, condition) = self.shrink_one(class)?;
         let first = frame.pfn();
         let (whole, part) = (self.size(), smaller.size());
         let class_of = &class_of;
@@ -339,14 +352,12 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Stock<M> {
             let restored = self
                 .ledger
                 .grow(class, PageCount::ONE)
-                .map(|()| self.pool.add(frame, class, Condition::Dirty));
+                .map(|()| self.pool.add(frame, class, condition));
             debug_assert!(matches!(restored, Ok(Ok(()))));
             return Err(stop);
         }
         for (pfn, class) in parts() {
-            let added = smaller
-                .pool
-                .add(Frame::mint(pfn, part), class, Condition::Dirty);
+            let added = smaller.pool.add(Frame::mint(pfn, part), class, condition);
             debug_assert!(added.is_ok());
         }
         Ok(frame.into_pfn())

@@ -2,32 +2,34 @@
 //! A buffer: memory in the largest pages that could be had, and a receipt that says which.
 
 mod builder;
+mod copy;
 mod fill;
 mod guard;
+mod report;
 mod share;
+mod slice;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use htlb_core::driver;
+use htlb_core::driver::{self, Punched};
 use htlb_core::stock::{Held, Violation};
 use htlb_core::{
-    ByteLen, ByteOffset, ByteRange, Error as Cause, NodeId, PageCount, PageIndex, Part, Pfn, Stock,
+    ByteLen, ByteOffset, ByteRange, Error as Cause, Host, NodeId, PageIndex, Part, Pfn, Stock,
 };
 
 use crate::arena::{address, Arena, Slots, Words};
 use crate::error::Error;
-use crate::host::BufferHost;
-use crate::owner::{Key, Owner};
-use crate::pools::Shared;
-use crate::receipt::{Home, Receipt, Share};
+use crate::host::{locked, BufferHost};
+use crate::receipt::Home;
 
 pub use builder::{BufferBuilder, Layout, Populate};
 pub use fill::PageMut;
-pub use guard::{PinnedPage, Sealed, Slice, SliceMut};
+pub use guard::{PinnedPage, Sealed};
 pub use share::Access;
+pub use slice::{Slice, SliceMut};
 
-/// The part of a buffer that outlives a borrow of it: an inspection looks at it too.
+/// The part of a buffer that an inspection looks at too.
 #[derive(Debug)]
 pub(crate) struct Live {
     core: htlb_core::Buffer<Slots>,
@@ -35,7 +37,7 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    /// What it holds of a pool of the process.
+    /// What it holds of a pool of the process, or of its own pages.
     pub(crate) fn held(&self, arena: &Arc<Arena>, stock: &Stock<Words>) -> Held {
         let serves = |part: &Part| {
             self.host
@@ -44,45 +46,41 @@ impl Live {
         };
         let mut held = stock.held_by(&self.core, serves);
         if self.core.parts().next().is_some_and(serves) {
-            held.pages += self.host.pages_aside();
+            held.pages = held.pages.saturating_add(self.host.aside().left());
         }
         held
     }
 
-    /// Whether every page that it was made with is still there, and no more.
-    fn is_as_made(&self, key: &Key) -> bool {
-        let map = self.core.map();
-        let mut pages = map
-            .extents()
-            .iter()
-            .map(|extent| extent.first_pages(extent.pages()));
-        map.size() == key.request.size()
-            && !map.is_sealed()
-            && pages.all(|pages| pages.iter().all(|index| map.is_present(index)))
+    /// Whether the pages of `arena` are this buffer's alone.
+    pub(crate) fn owns(&self, arena: &Arc<Arena>) -> bool {
+        self.host
+            .own_arena()
+            .is_some_and(|own| Arc::ptr_eq(own, arena))
     }
 
-    /// Audits the pages that are this buffer's alone.
-    pub(crate) fn check_own(&self) -> Result<(), Violation> {
+    /// Audits the pages that are this buffer's alone, of which so many are in limbo.
+    pub(crate) fn check_own(&self, limbo: u64) -> Result<(), Violation> {
         let Some(arena) = self.host.own_arena() else {
             return Ok(());
         };
-        let stock = crate::host::locked(arena.stock());
-        let held = self.held(arena, &stock);
+        let stock = locked(arena.stock());
+        let mut held = self.held(arena, &stock);
+        held.pages = held.pages.saturating_add(limbo);
         stock.audit(held)
     }
 }
 
 /// Memory of a known size in pages of a known size.
 ///
-/// Made by [`crate::Pools::buffer`]. `Send` and `Sync`: threads may populate, pin and read it at once. A forked child must
-/// not use what it inherited: the memory is not there.
+/// Made by [`crate::Pools::buffer`]. `Send` and `Sync`: threads may populate, pin and read it at once. A forked child has
+/// none of it: there every call is an error, and dropping does nothing. Only slices made before the fork must not be touched.
+///
+/// Dropping gives everything back. A pin, slice or seal that was leaked keeps the pages for ever.
 #[derive(Debug)]
 pub struct Buffer {
-    /// `None` only while it is dropped.
-    live: Option<Arc<Live>>,
+    live: Arc<Live>,
+    /// Where the pools know of it.
     place: usize,
-    /// Who has it back when it is dropped.
-    keep: Option<(Owner, Key)>,
     home: Home,
     access: Access,
     took: Duration,
@@ -102,25 +100,30 @@ pub struct Page {
     pub address: usize,
     /// Its physical address, where the system says it and does not move the page: hugetlb, with `CAP_SYS_ADMIN`.
     pub physical: Option<u64>,
-    /// The node that holds it.
-    pub node: NodeId,
+    /// The node that holds it, where the system says it.
+    pub node: Option<NodeId>,
 }
 
 impl Buffer {
-    fn live(&self) -> &Live {
-        // INVARIANT: taken only by Drop, after which nobody can call.
-        match &self.live {
-            Some(live) => live,
-            None => unreachable!("a buffer that is being dropped has no callers"),
+    /// Makes a buffer known to inspections.
+    fn register(live: Live, home: Home, access: Access, size: u64) -> Self {
+        let live = Arc::new(live);
+        Self {
+            place: live.host.shared().register(&live),
+            live,
+            home,
+            access,
+            took: Duration::ZERO,
+            asked: ByteLen::new(size),
         }
     }
 
     fn core(&self) -> &htlb_core::Buffer<Slots> {
-        &self.live().core
+        &self.live.core
     }
 
     fn host(&self) -> &BufferHost {
-        &self.live().host
+        &self.live.host
     }
 
     /// The size in bytes.
@@ -143,48 +146,72 @@ impl Buffer {
 
     /// The page that holds the byte at `offset`.
     ///
+    /// ```
+    /// let pools = htlb_user::Pools::new()?;
+    /// let buffer = pools.buffer(16384).base_pages().create()?;
+    /// let page = buffer.page_at(5000)?;
+    /// assert_eq!((page.offset, page.len), (4096, 4096));
+    /// assert_eq!(buffer.offset_of(page.address + 904), Some(5000));
+    /// # Ok::<(), htlb_user::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Cause::RangeBeyondEnd`]; [`Cause::NotPresent`] where no page has been put there.
     pub fn page_at(&self, offset: u64) -> Result<Page, Error> {
-        let asked = || format!("find the page at offset {offset}");
-        let found = self
-            .core()
-            .map()
-            .page_at(ByteOffset::new(offset))
-            .map_err(|cause| Error::new(asked(), cause))?;
-        let start = offset - found.offset_in_page.raw();
-        let index = self
-            .core()
-            .map()
-            .index_at(ByteOffset::new(offset))
-            .map_err(|cause| Error::new(asked(), cause))?;
-        let arena = self
-            .arena_at(index)
-            .map_err(|cause| Error::new(asked(), cause))?;
-        let node = crate::host::locked(arena.stock())
-            .pool()
-            .knows(found.pfn)
-            .map_or(NodeId::ZERO, |class| class.node);
+        self.find(offset)
+            .map_err(|cause| self.error(format!("find the page at offset {offset}"), cause))
+    }
+
+    fn find(&self, offset: u64) -> Result<Page, Cause> {
+        self.here()?;
+        let map = self.core().map();
+        let found = map.page_at(ByteOffset::new(offset))?;
+        let arena = self.arena_at(map.index_at(ByteOffset::new(offset))?)?;
         Ok(Page {
-            offset: start,
+            offset: offset - found.offset_in_page.raw(),
             len: found.size.bytes(),
             address: address(found.pfn),
             physical: arena.physical(found.pfn).map(|pfn| pfn.raw() << 12),
-            node,
+            node: arena.node(found.pfn),
         })
     }
 
     /// The offset of the byte at `address`, the inverse of [`Buffer::page_at`]; `None` where it is not in this buffer.
+    ///
+    /// Looks at one page where the buffer is straight in memory, at all of them where it is not.
     #[must_use]
     pub fn offset_of(&self, address: usize) -> Option<u64> {
         let map = self.core().map();
-        let (index, pfn, size) = map.frames().find(|(_, pfn, size)| {
-            let start = crate::arena::address(*pfn);
-            (start..start + size.bytes() as usize).contains(&address)
-        })?;
-        let start = map.extents().bytes_of(index)?.start().raw();
-        debug_assert!(size.bytes() > 0);
-        Some(start + (address - crate::arena::address(pfn)) as u64)
+        let within = |start: usize, len: u64| {
+            let inside = address.checked_sub(start)? as u64;
+            (inside < len).then_some(inside)
+        };
+        // Where the first page leads to the right one, no other has to be looked at.
+        if let Ok(first) = map.page_at(ByteOffset::ZERO) {
+            let guess = address.checked_sub(crate::arena::address(first.pfn));
+            let guess = guess.and_then(|guess| u64::try_from(guess).ok());
+            if let Some((guess, Ok(page))) =
+                guess.map(|guess| (guess, map.page_at(ByteOffset::new(guess))))
+            {
+                let start = crate::arena::address(page.pfn);
+                if within(start, page.size.bytes()) == Some(page.offset_in_page.raw()) {
+                    return Some(guess);
+                }
+            }
+        }
+        map.frames().find_map(|(index, pfn, size)| {
+            let inside = within(crate::arena::address(pfn), size.bytes())?;
+            let offset = map.extents().bytes_of(index)?.start().raw() + inside;
+            (offset < map.size().raw()).then_some(offset)
+        })
+    }
+
+    /// Whether this process made the buffer.
+    fn here(&self) -> Result<(), Cause> {
+        match self.host().shared().is_mine() {
+            true => Ok(()),
+            false => Err(Cause::NotPresent),
+        }
     }
 
     fn arena_at(&self, index: PageIndex) -> Result<&Arc<Arena>, Cause> {
@@ -192,213 +219,159 @@ impl Buffer {
         self.host().arena(&part.attempt).ok_or(Cause::FrameInvalid)
     }
 
-    /// Promises every page of `offset..offset + len` that is not there yet.
+    /// Promises every page of `offset..offset + len` that is not there yet; says how many bytes that was.
+    ///
+    /// A page that is set aside for the buffer, as in what a straight one has beyond its size, needs no promise.
     ///
     /// # Errors
     /// [`Cause::NoRoom`] and [`Cause::OutOfPages`], with nothing promised; ranges that are not whole pages of the buffer.
-    pub fn reserve(&self, offset: u64, len: u64) -> Result<(), Error> {
-        let _inside = self.host().shared().enter();
+    pub fn reserve(&self, offset: u64, len: u64) -> Result<u64, Error> {
         let fail = |cause| self.error(format!("reserve {len} bytes at offset {offset}"), cause);
+        let _inside = self.host().shared().enter().map_err(fail)?;
         let range = ByteRange::at(ByteOffset::new(offset), ByteLen::new(len)).map_err(fail)?;
-        driver::reserve(self.host(), self.core(), range)
-            .map(drop)
-            .map_err(fail)
+        self.promise(range).map_err(fail)
     }
 
-    /// Gives the pages and promises of `offset..offset + len` back. No system call.
+    fn promise(&self, range: ByteRange) -> Result<u64, Cause> {
+        let map = self.core().map();
+        let mut parts = self.core().parts();
+        if let (Some(only), None) = (parts.next(), parts.next()) {
+            if self.host().aside().left() == 0 {
+                let pages = driver::reserve(self.host(), self.core(), range)?;
+                return Ok(pages.raw() * only.attempt.size.bytes());
+            }
+        }
+        let pages = map.pages(range)?;
+        let promises = || -> u64 {
+            let census = map.census_of(pages);
+            let bytes = census
+                .iter()
+                .map(|(size, census)| size.bytes() * census.promises().raw());
+            bytes.sum()
+        };
+        let before = promises();
+        if self.host().aside().left() == 0 {
+            driver::reserve(self.host(), self.core(), range)?;
+        } else {
+            for index in pages.iter() {
+                if !self.host().aside().has(index) {
+                    let page = map.extents().bytes_of(index).ok_or(Cause::RangeBeyondEnd)?;
+                    let end = page.end().min(range.end());
+                    let page = ByteRange::new(page.start(), end)?;
+                    driver::reserve(self.host(), self.core(), page)?;
+                }
+            }
+        }
+        Ok(promises().saturating_sub(before))
+    }
+
+    /// Gives the pages and promises of `offset..offset + len` back; says what that was. No system call.
     ///
     /// # Errors
     /// [`Cause::Pinned`] and [`Cause::Sealed`], with nothing given back; ranges that are not whole pages of the buffer.
-    pub fn punch(&self, offset: u64, len: u64) -> Result<(), Error> {
-        let _inside = self.host().shared().enter();
+    pub fn punch(&self, offset: u64, len: u64) -> Result<Punched, Error> {
         let fail = |cause| self.error(format!("punch {len} bytes at offset {offset}"), cause);
+        let _inside = self.host().shared().enter().map_err(fail)?;
+        self.writable().map_err(fail)?;
         let range = ByteRange::at(ByteOffset::new(offset), ByteLen::new(len)).map_err(fail)?;
-        driver::punch(self.host(), self.core(), range)
-            .map(drop)
-            .map_err(fail)
+        driver::punch(self.host(), self.core(), range).map_err(fail)
     }
 
-    /// Makes the buffer `size` bytes long. Shrinking gives back the pages that lie wholly beyond and zeroes the rest of the one
-    /// that the new end cuts; growing promises nothing.
+    /// What only reads must not make holes: they would come back as zeroes, for peers too.
+    fn writable(&self) -> Result<(), Cause> {
+        match self.access {
+            Access::InPlace | Access::Copies => Ok(()),
+            Access::InPlaceReadOnly => Err(Cause::Sealed),
+        }
+    }
+
+    /// Makes the buffer `size` bytes long; says what was given back. Shrinking gives back the pages that lie wholly beyond and
+    /// zeroes the rest of the one that the new end cuts; growing promises nothing.
     ///
     /// # Errors
     /// [`Cause::BeyondCapacity`]; shrinking as [`Buffer::punch`].
-    pub fn truncate(&mut self, size: u64) -> Result<(), Error> {
-        let fail = |this: &Self, cause| this.error(format!("resize to {size} bytes"), cause);
-        let old = self.len();
-        {
-            let _inside = self.host().shared().enter();
-            driver::truncate(self.host(), self.core(), ByteLen::new(size))
-                .map_err(|cause| fail(self, cause))?;
-        }
-        if size < old && size > 0 {
-            let cut = self.core().map().page_at(ByteOffset::new(size - 1));
-            if let Ok(page) = cut {
-                let used = page.offset_in_page.raw() + 1;
-                let arena = self
-                    .core()
-                    .map()
-                    .index_at(ByteOffset::new(size - 1))
-                    .and_then(|index| self.arena_at(index));
-                let at = address(page.pfn);
-                let zeroed = arena.and_then(|arena| {
-                    let (mut lease, from) =
-                        self.host()
-                            .hold_alone(arena, at, page.size.bytes() as usize)?;
-                    if let Some(bytes) = lease.bytes_mut() {
-                        if let Some(tail) =
-                            bytes.get_mut(from + used as usize..from + page.size.bytes() as usize)
-                        {
-                            tail.fill(0);
-                        }
-                    }
-                    self.host().give_back(lease);
-                    Ok(())
-                });
-                zeroed.map_err(|cause| fail(self, cause))?;
-            }
-        }
+    pub fn truncate(&mut self, size: u64) -> Result<Punched, Error> {
+        let punched = self
+            .resize(size)
+            .map_err(|cause| self.error(format!("resize to {size} bytes"), cause))?;
         self.asked = ByteLen::new(size);
-        Ok(())
+        Ok(punched)
     }
 
-    /// What was got: computed afresh, so it is true of now.
-    #[must_use]
-    pub fn receipt(&self) -> Receipt {
-        let map = self.core().map();
-        let mut shares = Vec::new();
-        for (number, part) in self.core().parts().enumerate() {
-            let mut nodes: Vec<(NodeId, PageCount)> = Vec::new();
-            let mut pages = 0;
-            if let Some(arena) = self.host().arena(&part.attempt) {
-                let stock = crate::host::locked(arena.stock());
-                let frames = map
-                    .frames()
-                    .filter(|(index, _, _)| map.extents().number_of(*index) == Some(number));
-                for class in frames.filter_map(|(_, pfn, _)| stock.pool().knows(pfn)) {
-                    pages += 1;
-                    match nodes.iter_mut().find(|(node, _)| *node == class.node) {
-                        Some((_, count)) => *count = PageCount::new(count.raw() + 1),
-                        None => nodes.push((class.node, PageCount::ONE)),
-                    }
-                }
+    /// As [`Buffer::truncate`], for a caller that knows of no slice.
+    fn resize(&self, size: u64) -> Result<Punched, Cause> {
+        let _inside = self.host().shared().enter()?;
+        let old = self.len();
+        if size < old {
+            self.writable()?;
+        }
+        let punched = driver::truncate(self.host(), self.core(), ByteLen::new(size))?;
+        if size < old && size > 0 {
+            let last = ByteOffset::new(size - 1);
+            let map = self.core().map();
+            // Where no page is, or one that has just gone, there is nothing to zero.
+            if let (Ok(page), Ok(index)) = (map.page_at(last), map.index_at(last)) {
+                self.zero_tail(index, page.pfn, page.offset_in_page.raw() + 1)?;
             }
-            nodes.sort_unstable();
-            let promised = map
-                .census()
-                .iter()
-                .nth(number)
-                .map_or(0, |(_, census)| census.promises().raw());
-            shares.push(Share {
-                rung: part.attempt.rung,
-                size: part.attempt.size,
-                pages: PageCount::new(pages + promised),
-                nodes,
-            });
         }
-        Receipt {
-            asked: self.asked,
-            shares,
-            refusals: self.host().refusals(),
-            reserved: ByteLen::new(self.promised()),
-            populated: ByteLen::new(self.populated()),
-            home: self.home.clone(),
-            took: self.took,
-        }
+        Ok(punched)
     }
 
-    /// Bytes that are promised and have no page yet.
-    fn promised(&self) -> u64 {
-        self.core()
-            .map()
-            .census()
-            .iter()
-            .map(|(size, census)| size.bytes() * census.promises().raw())
-            .sum()
+    /// Zeroes a page from `used` bytes on.
+    fn zero_tail(&self, index: PageIndex, pfn: Pfn, used: u64) -> Result<(), Cause> {
+        let arena = self.arena_at(index)?;
+        // CAST: both are at most the length of a page that is mapped.
+        let (used, len) = (used as usize, arena.size().bytes() as usize);
+        let leases = self.host().leases();
+        let mut held = leases.hold_alone(arena, address(pfn), len)?;
+        let from = ByteOffset::new((held.from + used) as u64);
+        let outcome = held.lease.zero_part(from, len - used);
+        leases.give_back(held.lease);
+        outcome
     }
 
-    /// Bytes that have a page.
-    fn populated(&self) -> u64 {
-        self.core()
-            .map()
-            .census()
-            .iter()
-            .map(|(size, census)| size.bytes() * census.present.raw())
-            .sum()
-    }
-
-    /// An error with what the ladder met on its way.
+    /// An error, with what the ladder met on its way where that has to do with it.
     fn error(&self, asked: String, cause: Cause) -> Error {
-        self.host()
-            .refusals()
-            .into_iter()
-            .fold(Error::new(asked, cause), |error, refusal| {
-                error.found(refusal.why)
-            })
+        let error = Error::new(asked, cause);
+        if !self.host().shared().is_mine() {
+            return error.forked();
+        }
+        match cause {
+            Cause::NoRoom | Cause::OutOfPages | Cause::OutOfReach | Cause::OvercommitLimit => self
+                .host()
+                .refusals()
+                .into_iter()
+                .fold(error, |error, refusal| error.found(refusal.why)),
+            Cause::Sealed if self.access != Access::InPlace => {
+                error.advise("this memory is another process's: change it there")
+            }
+            _ => error,
+        }
     }
 
-    /// The addresses of `range`, if its pages are all present and follow each other in memory.
-    fn straight(&self, start: u64, len: u64) -> Result<(usize, &Arc<Arena>), Cause> {
-        let map = self.core().map();
-        let range = ByteRange::at(ByteOffset::new(start), ByteLen::new(len))?;
-        let first_index = map.index_at(range.start())?;
-        let last_index = map.index_at(ByteOffset::new(range.end().raw() - 1))?;
-        let first = map.page_at(range.start())?;
-        let base = address(first.pfn) + first.offset_in_page.raw() as usize;
-        let arena = self.arena_at(first_index)?;
-        let mut next: Pfn = first.pfn;
-        for index in (first_index.raw()..=last_index.raw()).map(PageIndex::new) {
-            let at = map
-                .extents()
-                .bytes_of(index)
-                .ok_or(Cause::RangeBeyondEnd)?
-                .start();
-            let page = map.page_at(at)?;
-            let same = Arc::ptr_eq(self.arena_at(index)?, arena);
-            if page.pfn != next || !same {
-                return Err(Cause::NoContiguousRun);
-            }
-            next = Pfn::new(page.pfn.raw() + page.size.base_pages());
-        }
-        Ok((base, arena))
+    /// Sleeps until `what` may have changed.
+    fn wait(&self, what: htlb_core::WaitFor) -> Result<(), Cause> {
+        self.host().wait(self.core().map(), what, None)
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let Some(mut live) = self.live.take() else {
-            return;
-        };
-        let shared = Arc::clone(live.host.shared());
-        if !shared.is_mine() {
-            // A child's copy: the pages are the parent's. What it would lock may be locked for ever.
-            std::mem::forget(live);
-            return;
-        }
-        let inside = shared.enter();
-        if let Some((owner, key)) = self.keep.take().filter(|(_, key)| live.is_as_made(key)) {
-            match owner.shelf().push(key, live, self.place) {
-                Ok(()) => return,
-                Err(back) => live = back,
+        // A forked child's copy: the pages are the parent's, and what it would lock may be locked for ever.
+        let shared = Arc::clone(self.live.host.shared());
+        let Ok(_inside) = shared.enter() else { return };
+        shared.unregister(self.place);
+        // INVARIANT: inspections have others only behind the closed gate, so this is the only one.
+        let released = Arc::get_mut(&mut self.live).is_some_and(|Live { core, host }| {
+            let first = core.parts().next().copied();
+            let released = driver::release(host, core).is_ok();
+            if let Some(part) = first.filter(|_| released) {
+                host.put_aside_back(&part.attempt, part.charge);
             }
-        }
-        release(&shared, live, self.place);
-        drop(inside);
-    }
-}
-
-/// The end of a buffer: its pages and promises go back. The caller is inside the gate.
-pub(crate) fn release(shared: &Shared, live: Arc<Live>, place: usize) {
-    shared.unregister(place);
-    // INVARIANT: inspections upgrade only while the gate is closed, so this is the last owner.
-    let Some(Live { mut core, host }) = Arc::into_inner(live) else {
-        return;
-    };
-    let first = core.parts().next().copied();
-    // Pins and seals borrow the buffer; one that was leaked keeps its pages, which is what it asked for.
-    if driver::release(&host, &mut core).is_ok() {
-        if let Some(part) = first {
-            host.put_aside_back(&part.attempt, part.charge);
+            released
+        });
+        if !released {
+            shared.keep(&self.live);
         }
     }
 }

@@ -45,6 +45,17 @@ impl Error {
         self
     }
 
+    /// Says that it was asked in a child, where nothing of it is.
+    #[must_use]
+    pub(crate) fn forked(self) -> Self {
+        match self.cause {
+            Cause::NotPresent => self
+                .found("a forked child inherits neither pools nor buffers")
+                .advise("make pools of its own in the child, or attach what the parent shares"),
+            _ => self,
+        }
+    }
+
     /// The reason, in the core's terms.
     #[must_use]
     pub const fn cause(&self) -> Cause {

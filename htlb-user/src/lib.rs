@@ -8,19 +8,23 @@ pub mod system;
 pub mod load;
 pub mod store;
 pub mod bench;
+pub mod named;
 pub mod receipt;
 
 mod advice;
 mod arena;
 pub mod buffer;
 mod error;
+mod filling;
 mod host;
 mod owner;
+mod parallel;
 pub mod pools;
 mod waiters;
 
 pub use buffer::{Buffer, BufferBuilder};
 pub use error::Error;
+pub use named::Named;
 pub use owner::Owner;
 pub use pools::Pools;
 pub use receipt::Receipt;

@@ -1,36 +1,31 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
-//! Buffers that an owner keeps between two uses, so that its own data needs no clearing for it.
-//!
-//! What is kept is the whole buffer, its pages in their slots and charged as before: taking it out again touches neither
-//! ledger nor pool. A page that leaves the shelf is dirty for everyone.
+//! Pages that an owner keeps between two buffers, so that its own data needs no clearing for it.
 
 use std::sync::{Arc, Mutex};
 
-use htlb_core::{ByteLen, Request};
+use htlb_core::ledger::AccountId;
+use htlb_core::magazine::Magazine;
+use htlb_core::{Charge, Class, Condition, Frame, Level, NodeId, Pfn, Reach};
 
-use crate::buffer::{self, Layout, Live};
+use crate::arena::{words, Arena, Words};
 use crate::host::locked;
 use crate::pools::{Pools, Shared};
 
-/// How much an owner keeps unless it says otherwise: 64 MiB.
-const KEPT: u64 = 64 << 20;
+/// How many pages of each kind an owner keeps at most.
+const KEPT: usize = 64;
 
-/// One tenant of a process: its buffers may hold what its earlier buffers left, and nobody else's data.
+/// One tenant of a process: buffers that share it may see each other's old data, and nobody else's.
 ///
-/// Only a buffer of the same choices and size is used again. Dropping the last clone gives everything back, and so does a
-/// shortage anywhere in the pools.
+/// Dropping the last clone gives its pages back, dirty for everyone.
 ///
 /// ```
-/// use htlb_user::{Owner, Pools};
+/// use htlb_user::{Pools, Owner};
 /// let pools = Pools::new()?;
 /// let owner = Owner::new(&pools);
-/// let mut first = pools.buffer(8192).base_pages().owner(&owner).create()?;
-/// first.as_mut_slice()?[0] = 7;
+/// let first = pools.buffer(8192).base_pages().owner(&owner).create()?;
 /// drop(first); // its pages stay with the owner
 /// let again = pools.buffer(8192).base_pages().owner(&owner).create()?;
-/// assert_eq!(again.as_slice()?[0], 7);
-/// let other = pools.buffer(8192).base_pages().create()?;
-/// assert_eq!(other.as_slice()?[0], 0);
+/// assert_eq!(again.len(), 8192);
 /// # Ok::<(), htlb_user::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -39,19 +34,21 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// A new owner that keeps up to 64 MiB.
+    /// A new owner, with nothing kept; it will keep at most 64 pages of each kind.
     #[must_use]
     pub fn new(pools: &Pools) -> Self {
         Self::keeping(pools, KEPT)
     }
 
-    /// A new owner that keeps up to `bytes` bytes.
+    /// A new owner that keeps at most `pages` pages of each kind.
+    ///
+    /// What it keeps is a convenience: whoever is short of pages gets them, cleared.
     #[must_use]
-    pub fn keeping(pools: &Pools, bytes: u64) -> Self {
+    pub fn keeping(pools: &Pools, pages: usize) -> Self {
         let shelf = Arc::new(Shelf {
             shared: Arc::clone(pools.shared()),
-            limit: ByteLen::new(bytes),
-            spent: Mutex::default(),
+            most: pages,
+            magazines: Mutex::default(),
         });
         pools.shared().register_shelf(&shelf);
         Self { shelf }
@@ -62,72 +59,136 @@ impl Owner {
     }
 }
 
-/// What makes a kept buffer fit a new request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key {
-    pub(crate) request: Request,
-    pub(crate) capacity: u64,
-    pub(crate) layout: Layout,
-}
-
-/// A buffer that is not in use.
 #[derive(Debug)]
-struct Spent {
-    key: Key,
-    live: Arc<Live>,
-    place: usize,
+struct Kept {
+    arena: Arc<Arena>,
+    reach: Reach,
+    magazine: Magazine<Words>,
 }
 
-/// The buffers that one owner keeps.
+/// The magazines of one owner.
 #[derive(Debug)]
 pub(crate) struct Shelf {
     shared: Arc<Shared>,
-    limit: ByteLen,
-    spent: Mutex<Vec<Spent>>,
+    /// How many pages each magazine holds at most.
+    most: usize,
+    /// One for each kind of page and reach: a page goes back under the reach that it was taken for.
+    magazines: Mutex<Vec<Kept>>,
 }
 
 impl Shelf {
-    /// The buffer of these choices that was kept last.
-    pub(crate) fn pop(&self, key: &Key) -> Option<(Arc<Live>, usize)> {
-        let mut spent = locked(&self.spent);
-        let at = spent.iter().rposition(|kept| kept.key == *key)?;
-        let kept = spent.remove(at);
-        Some((kept.live, kept.place))
+    /// The page that was kept last of those taken for this reach.
+    pub(crate) fn pop(&self, arena: &Arc<Arena>, reach: Reach) -> Option<Frame> {
+        let mut magazines = locked(&self.magazines);
+        let kept = magazines.iter_mut().find(|kept| kept.is(arena, reach))?;
+        kept.magazine.pop().map(|(frame, _)| frame)
     }
 
-    /// Keeps a buffer; gives it back where that would be too much.
-    pub(crate) fn push(&self, key: Key, live: Arc<Live>, place: usize) -> Result<(), Arc<Live>> {
-        let mut spent = locked(&self.spent);
-        let kept: u64 = spent.iter().map(|kept| kept.key.capacity).sum();
-        if kept.saturating_add(key.capacity) > self.limit.raw() {
-            return Err(live);
+    /// Takes `count` pages that follow each other in memory, of those taken for this reach; the first one's number.
+    pub(crate) fn pop_run(&self, arena: &Arc<Arena>, reach: Reach, count: usize) -> Option<Pfn> {
+        let mut magazines = locked(&self.magazines);
+        let kept = magazines.iter_mut().find(|kept| kept.is(arena, reach))?;
+        if count == 1 {
+            return kept.magazine.pop().map(|(frame, _)| frame.into_pfn());
         }
-        spent.push(Spent { key, live, place });
-        Ok(())
+        if count == 0 || kept.magazine.len() < count {
+            return None;
+        }
+        let mut pages: Vec<Pfn> = kept.magazine.iter().map(|(pfn, _)| pfn).collect();
+        pages.sort_unstable();
+        let step = arena.size().base_pages();
+        let follow = |run: &&[Pfn]| {
+            run.windows(2)
+                .all(|two| matches!(two, [a, b] if b.raw() - a.raw() == step))
+        };
+        let run = pages.windows(count).find(follow)?;
+        let (first, last) = (run.first().copied()?, run.last().copied()?);
+        let all: Vec<_> = kept.magazine.drain().collect();
+        for (frame, class) in all.into_iter().rev() {
+            if (first..=last).contains(&frame.pfn()) {
+                // The run is known by its first number from now on.
+                let _ = frame.into_pfn();
+            } else {
+                // INVARIANT: there are fewer than a moment ago, so there is room.
+                let refused = kept.magazine.push(frame, class);
+                debug_assert_eq!(refused, Ok(()));
+            }
+        }
+        Some(first)
     }
 
-    /// Gives everything back to the pools: for a shortage, and at the end. The caller is inside the gate. Says how many
-    /// buffers that were.
-    pub(crate) fn empty(&self) -> usize {
-        let spent = std::mem::take(&mut *locked(&self.spent));
-        let count = spent.len();
-        for kept in spent {
-            buffer::release(&self.shared, kept.live, kept.place);
+    /// Keeps a page, still charged.
+    pub(crate) fn push(&self, arena: &Arc<Arena>, reach: Reach, frame: Frame) -> Result<(), Frame> {
+        if !self.shared.keeps(arena) {
+            return Err(frame);
+        }
+        let mut magazines = locked(&self.magazines);
+        if !magazines.iter().any(|kept| kept.is(arena, reach)) {
+            let Ok(memory) = words(self.most) else {
+                return Err(frame);
+            };
+            magazines.push(Kept {
+                arena: Arc::clone(arena),
+                reach,
+                magazine: Magazine::new(arena.size(), memory),
+            });
+        }
+        let class = Class {
+            node: NodeId::ZERO,
+            level: Level::WIDEST,
+        };
+        match magazines.iter_mut().find(|kept| kept.is(arena, reach)) {
+            // The magazine's own class is not used here: the pool knows the page's when it comes back.
+            Some(kept) => kept.magazine.push(frame, class),
+            None => Err(frame),
+        }
+    }
+
+    /// How many pages of `arena` are kept.
+    pub(crate) fn kept(&self, arena: &Arc<Arena>) -> u64 {
+        let magazines = locked(&self.magazines);
+        let of_arena = magazines
+            .iter()
+            .filter(|kept| Arc::ptr_eq(&kept.arena, arena));
+        of_arena.map(|kept| kept.magazine.len() as u64).sum()
+    }
+
+    /// Gives back everything of `arena`, or of all: for a shortage, and at the end. Says how many pages that was.
+    pub(crate) fn empty(&self, only: Option<&Arc<Arena>>) -> u64 {
+        let mut taken = Vec::new();
+        for kept in locked(&self.magazines).iter_mut() {
+            if only.is_none_or(|only| Arc::ptr_eq(only, &kept.arena)) {
+                let charge = Charge {
+                    reach: kept.reach,
+                    account: AccountId::ROOT,
+                };
+                let arena = &kept.arena;
+                let pages = kept.magazine.drain();
+                taken.extend(pages.map(|(frame, _)| (Arc::clone(arena), charge, frame)));
+            }
+        }
+        // ORDER: a stock's lock is never taken inside that of the magazines.
+        let count = taken.len() as u64;
+        for (arena, charge, frame) in taken {
+            let returned = locked(arena.stock()).put(frame, charge, Condition::Dirty);
+            self.shared.settle(&arena, returned);
         }
         count
     }
 }
 
+impl Kept {
+    fn is(&self, arena: &Arc<Arena>, reach: Reach) -> bool {
+        Arc::ptr_eq(&self.arena, arena) && self.reach == reach
+    }
+}
+
 impl Drop for Shelf {
     fn drop(&mut self) {
-        if !self.shared.is_mine() {
-            std::mem::take(&mut *locked(&self.spent))
-                .into_iter()
-                .for_each(std::mem::forget);
-            return;
-        }
+        // A forked child has none of these pages, and what it would lock may be locked for ever.
         let shared = Arc::clone(&self.shared);
-        let _inside = shared.enter();
-        self.empty();
+        if let Ok(_inside) = shared.enter() {
+            self.empty(None);
+        };
     }
 }

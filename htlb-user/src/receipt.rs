@@ -63,6 +63,8 @@ pub struct Receipt {
     pub home: Home,
     /// How long it took.
     pub took: Duration,
+    /// The one command that would get better pages next time, if one is known.
+    pub advice: Option<String>,
 }
 
 impl Receipt {
@@ -154,7 +156,7 @@ impl Serialize for Receipt {
                 })
             })
             .collect();
-        let mut fields = serializer.serialize_struct("Receipt", 7)?;
+        let mut fields = serializer.serialize_struct("Receipt", 8)?;
         fields.serialize_field("asked_bytes", &self.asked.raw())?;
         fields.serialize_field("shares", &shares)?;
         fields.serialize_field("refusals", &refusals)?;
@@ -162,6 +164,7 @@ impl Serialize for Receipt {
         fields.serialize_field("populated_bytes", &self.populated.raw())?;
         fields.serialize_field("home", &self.home)?;
         fields.serialize_field("seconds", &self.took.as_secs_f64())?;
+        fields.serialize_field("advice", &self.advice)?;
         fields.end()
     }
 }

@@ -47,7 +47,7 @@ mod config;
 mod error;
 mod folder;
 mod name;
-mod named;
+mod opened;
 mod pending;
 mod place;
 mod reap;
@@ -62,14 +62,14 @@ pub use crate::sys::file::FileMapping;
 pub use config::{Config, UnlinkedFiles};
 pub use error::StoreError;
 pub use name::{Id, Name};
-pub use named::Named;
+pub use opened::Opened;
 pub use pending::{Pending, PendingPart, Stage};
 pub use place::{Backing, Mount, Place, PlaceKind};
 pub use reap::Reaped;
 pub use record::{Meta, Owner, Part, Record};
 
 use folder::Folder;
-use named::NotAttached;
+use opened::NotAttached;
 use place::Places;
 
 use crate::sys::file;
@@ -146,14 +146,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`], [`StoreError::Lost`], [`StoreError::RecordInvalid`], [`StoreError::Busy`],
     /// [`StoreError::Io`].
-    pub fn open_name(&self, name: &str) -> Result<Named, StoreError> {
+    pub fn open_name(&self, name: &str) -> Result<Opened, StoreError> {
         let name = Name::new(name)?;
         let mut last = None;
         for _ in 0..REPLACED_TRIES {
             let record = self.record(&name)?;
             let id = record.id;
-            match Named::attach(record) {
-                Ok(named) => return Ok(named),
+            match Opened::attach(record) {
+                Ok(opened) => return Ok(opened),
                 Err(NotAttached::Bad(error)) => return Err(error),
                 // The files go after the record has gone. If the record is still the same, they went by themselves.
                 Err(NotAttached::Missing(missing)) if last == Some(id) => {

@@ -12,9 +12,11 @@
 //! | [`numa`] | memory policies, the node of a page, the CPUs that may be used |
 //! | [`pagemap`] | frame numbers, presence, and whether an entry is huge |
 //! | [`process`] | who is alive, what its limits are |
-//! | [`file`] | files by descriptor: direct I/O, locks, links, advice |
+//! | [`mod@file`] | files by descriptor: direct I/O, locks, links, advice |
 //! | [`raw`] | what a program would do by hand: the peers of the benchmarks |
 //! | [`path`] | free space and access of a mount |
+//! | [`fork`] | whether this is the process that made something |
+//! | [`zeroed`] | memory for tables |
 //!
 //! Nothing here is `unsafe` to call and nothing here decides: policy is the core's. A call that fails gives a
 //! [`Failure`], which names the system call and its errno. The module is public for the `htlb` command and the
@@ -51,6 +53,7 @@ pub mod populate;
 pub mod process;
 pub mod raw;
 pub mod window;
+pub mod zeroed;
 
 /// An error number of the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -16,7 +16,7 @@
 //! empty list, an assumed single node): containers often lack `/sys`. What is there but cannot be understood is an
 //! [`Error`] that names the file and what was found. The text is taken to be hostile: sizes are bounded, numbers checked, `..` refused.
 
-mod error;
+pub(crate) mod error;
 mod root;
 
 pub mod cgroup;

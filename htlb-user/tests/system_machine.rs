@@ -243,7 +243,13 @@ fn without_rights_a_resize_names_the_command() {
             .current_dir("/")
             .output();
         fs::remove_file(&exe).unwrap();
-        let output = output.unwrap();
+        let output = match output {
+            // The root of a user namespace is the only user there; or the folder for the copy is closed to others.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EACCES)) => {
+                return skipped(name, "no other user can be had here");
+            }
+            output => output.unwrap(),
+        };
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(
             output.status.success() && text.contains("1 passed"),

@@ -22,7 +22,7 @@ impl Tree {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("tree-{}-{number}", std::process::id());
-        let tree = Self(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name));
+        let tree = Self(std::env::temp_dir().join(format!("htlb-{name}")));
         fs::create_dir_all(&tree.0).unwrap();
         for (path, text) in files {
             tree.write(path, text.as_bytes());
@@ -592,7 +592,7 @@ fn noise_gives_errors_that_name_a_file_and_never_panics() {
                     bad += 1;
                     let message = error.to_string();
                     assert!(
-                        message.contains("/tree-") && message.len() < 900,
+                        message.contains("htlb-tree-") && message.len() < 900,
                         "{message}"
                     );
                 }

@@ -2,7 +2,8 @@
 //! Making a buffer, physically contiguous if that was asked.
 
 use super::fill::{fill, Taken};
-use super::{plan, release, with_stock, Commitment, Content};
+use super::punch::give_up;
+use super::{plan, shed, wake, with_stock, Commitment, Content};
 use crate::buffer::Buffer;
 use crate::error::Error;
 use crate::frame::Condition;
@@ -11,7 +12,7 @@ use crate::ledger::Promise;
 use crate::lock::Exclusive;
 use crate::page_map::Claim;
 use crate::policy::{Attempt, Placement};
-use crate::request::Contiguity;
+use crate::request::{Contiguity, Fill};
 use crate::units::{ByteLen, HugeSize, PageCount, PageIndex};
 
 /// A buffer for the request, that can grow to `capacity` bytes.
@@ -38,17 +39,30 @@ pub fn create<H: Host>(
         let one_rung = placement.only(attempt);
         let mut buffer = match plan(host, &one_rung, Commitment::Promised) {
             Ok(plan) => plan.build(host, capacity)?,
+            Err(error @ (Error::AccountLimit | Error::OutOfMetadata | Error::Interrupted)) => {
+                return Err(error)
+            }
             Err(error) => {
                 refusal = error;
                 continue;
             }
         };
         match place_runs(host, &buffer, run, content) {
-            Ok(()) => return Ok(buffer),
+            Ok(()) => {
+                // Pages that came one by one for the promise, before a run could be had.
+                shed(host, attempt);
+                return Ok(buffer);
+            }
             Err(error) => {
-                release(host, &mut buffer)?;
+                // Nobody has seen the buffer, so its owner has nothing in it to keep.
+                give_up(host, &mut buffer, Fill::Zeroed)?;
+                shed(host, attempt);
                 match error {
-                    Error::NoContiguousRun | Error::NoRoom | Error::OutOfPages => refusal = error,
+                    Error::NoContiguousRun
+                    | Error::NoRoom
+                    | Error::OutOfPages
+                    | Error::OutOfReach
+                    | Error::OvercommitLimit => refusal = error,
                     // The producer or the host failed: no other rung would help.
                     error => return Err(error),
                 }
@@ -75,13 +89,17 @@ fn place_runs<H: Host>(
         let (mut frames, condition) = take_run(host, buffer, &part.attempt, pages)?;
         let mut outcome = Ok(());
         for index in (next..).take(usize::try_from(pages.raw()).unwrap_or(usize::MAX)) {
-            let (Some(frame), Ok(Claim::Granted(claim))) = (
-                frames.next(),
-                buffer
-                    .map()
-                    .claim(PageIndex::new(index), |what| host.wake(buffer.map(), what)),
-            ) else {
-                // INVARIANT: a run has as many frames as it was asked for, and nobody else has the buffer yet.
+            // INVARIANT: nobody else has the buffer yet, and a run has as many frames as it was asked for.
+            let Ok(Claim::Granted(claim)) = buffer
+                .map()
+                .claim(PageIndex::new(index), |what| host.wake(buffer.map(), what))
+            else {
+                outcome = Err(Error::NoContiguousRun);
+                break;
+            };
+            let Some(frame) = frames.next() else {
+                let (_, owed) = buffer.map().abort(claim);
+                wake(host, buffer.map(), owed);
                 outcome = Err(Error::NoContiguousRun);
                 break;
             };

@@ -5,7 +5,7 @@
 //! page: one claims, the other waits, and both end with one page and one charge.
 
 use crate::buffer::{Buffer, Part};
-use crate::driver::{wake, with_stock};
+use crate::driver::{give_back, shed, wake, with_stock};
 use crate::error::Error;
 use crate::frame::{Condition, Frame};
 use crate::host::{Blank, Contents, Host};
@@ -54,7 +54,7 @@ impl Taken {
 }
 
 /// What a page was had for, which is what its return restores.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
     /// For the slot's promise.
     Promise,
@@ -62,7 +62,8 @@ enum Source {
     Pool,
     /// From the system, for this buffer alone.
     System,
-    /// From what is set aside for the buffer or its owner.
+    /// From what is set aside for the buffer or its owner, charged already. A promise that the slot has stays until the
+    /// page is there.
     Owner,
 }
 
@@ -161,6 +162,11 @@ pub(super) fn fill<H: Host>(
     };
     match outcome {
         Ok(()) => {
+            if source != Source::Promise && filled.origin() == Origin::Promised {
+                // A page that was set aside is charged already, so nothing is left for the promise to give.
+                let unused = Promise::mint(part.charge.reach, part.charge.account, PageCount::ONE);
+                give_back(host, &part.attempt, unused);
+            }
             let (page, owed) = map.commit(filled);
             wake(host, map, owed);
             Ok((page, Filled::Now))
@@ -198,15 +204,7 @@ fn take<H: Host>(
         Origin::Hole => None,
     };
     match (own, promise) {
-        (Some((frame, holds)), promise) => {
-            let source = match (promise, host.stock(attempt)) {
-                // The page is charged already, so the promise goes; should the page not stay, it makes up for it.
-                (Some(promise), Some(stock)) => {
-                    stock.with(|stock| stock.release(promise));
-                    Source::Promise
-                }
-                _ => Source::Owner,
-            };
+        (Some((frame, holds)), _) => {
             let holds = match (holds, fill) {
                 (Contents::OwnData, Fill::Zeroed) => Contents::Anything,
                 (holds, _) => holds,
@@ -214,7 +212,7 @@ fn take<H: Host>(
             Ok(Taken {
                 frame,
                 holds,
-                source,
+                source: Source::Owner,
             })
         }
         (None, Some(promise)) => {
@@ -232,19 +230,25 @@ fn take<H: Host>(
                 let free = |stock: &mut crate::stock::Stock<H::Words>| {
                     stock.take_free(*charge, prefer, fill)
                 };
-                match with_stock(host, attempt, free) {
-                    Ok(page) => return Ok(of_pool(page, Source::Pool)),
-                    Err(Error::NoRoom) => {}
-                    Err(error) => return Err(error),
-                }
-                match host.supply(attempt, prefer, PageCount::ONE) {
-                    Ok(more) if !more.is_zero() => match with_stock(host, attempt, free) {
+                loop {
+                    match with_stock(host, attempt, free) {
                         Ok(page) => return Ok(of_pool(page, Source::Pool)),
                         Err(Error::NoRoom) => {}
-                        Err(error) => return Err(error),
-                    },
-                    Ok(_) => {}
-                    Err(error) => refusal = error,
+                        Err(error) => {
+                            shed(host, attempt);
+                            return Err(error);
+                        }
+                    }
+                    match host.supply(attempt, prefer, PageCount::ONE) {
+                        // Somebody else may take it first: look again.
+                        Ok(more) if !more.is_zero() => {}
+                        Ok(_) => break,
+                        Err(Error::Interrupted) => return Err(Error::Interrupted),
+                        Err(error) => {
+                            refusal = error;
+                            break;
+                        }
+                    }
                 }
             }
             match host.page(attempt, prefer) {

@@ -18,6 +18,7 @@ pub use punch::{punch, release, truncate, Punched};
 pub use reserve::reserve;
 
 use crate::error::Error;
+use crate::frame::Frame;
 use crate::host::Host;
 use crate::ledger::Promise;
 use crate::lock::Exclusive;
@@ -68,10 +69,31 @@ fn promise_some<H: Host>(
     })
 }
 
-/// Releases a promise to the stock that gave it.
+/// Releases a promise to the stock that gave it, and lets the surplus pages go that only it needed.
 fn give_back<H: Host>(host: &H, attempt: &Attempt, promise: Promise) {
     if let Some(stock) = host.stock(attempt) {
-        stock.with(|stock| stock.release(promise));
+        let first = stock.with(|stock| {
+            stock.release(promise);
+            stock.drop_surplus()
+        });
+        free_surplus(host, attempt, first);
+    }
+}
+
+/// Lets every surplus page go that no promise needs: those that came for a promise or a page that was then refused.
+fn shed<H: Host>(host: &H, attempt: &Attempt) {
+    if let Some(stock) = host.stock(attempt) {
+        free_surplus(host, attempt, stock.with(Stock::drop_surplus));
+    }
+}
+
+fn free_surplus<H: Host>(host: &H, attempt: &Attempt, first: Option<Frame>) {
+    let mut next = first;
+    while let Some(frame) = next {
+        host.free(frame, attempt);
+        next = host
+            .stock(attempt)
+            .and_then(|stock| stock.with(Stock::drop_surplus));
     }
 }
 

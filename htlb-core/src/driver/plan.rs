@@ -8,7 +8,7 @@ use crate::host::Host;
 use crate::ledger::Promise;
 use crate::page_map::{Extents, PageMap};
 use crate::policy::{Attempt, Placement, Rung};
-use crate::request::PageChoice;
+use crate::request::{Contiguity, PageChoice};
 use crate::stock::Charge;
 use crate::units::{ByteLen, HugeSize, PageCount, PageIndex};
 
@@ -75,7 +75,8 @@ pub struct Plan {
 /// is left of the request.
 ///
 /// # Errors
-/// What the last rung said: [`Error::NoRoom`], [`Error::OutOfPages`], [`Error::AccountLimit`], [`Error::OutOfMetadata`].
+/// What the last rung said: [`Error::NoRoom`], [`Error::OutOfPages`], [`Error::AccountLimit`], [`Error::OutOfMetadata`],
+/// [`Error::AlignmentUnreachable`] where only smaller pages are left than the alignment asks for.
 pub fn plan<H: Host>(
     host: &H,
     placement: &Placement,
@@ -90,6 +91,11 @@ pub fn plan<H: Host>(
     for attempt in placement.attempts() {
         let want = plan.wanted(attempt);
         if want.is_zero() {
+            continue;
+        }
+        if placement.contiguity == Contiguity::Pages && placement.alignment > attempt.size.bytes() {
+            // A page lies on a multiple of its size, and no more can be asked of it.
+            refusal = Error::AlignmentUnreachable;
             continue;
         }
         match plan.cover(host, attempt, want, commitment) {

@@ -46,6 +46,9 @@ pub fn punch<H: Host>(
 
 /// Makes the buffer `size` bytes long, and gives back what lies wholly beyond. Growing promises nothing.
 ///
+/// A page that the new end cuts stays with what it holds; zeroing what lies beyond is the front end's, which can
+/// reach the page under its pin or seal.
+///
 /// # Errors
 /// [`Error::BeyondCapacity`] for more than was fixed at creation; shrinking as [`punch`].
 #[doc(alias = "hugetlb_vmtruncate")]
@@ -71,10 +74,19 @@ pub fn truncate<H: Host>(
 /// [`Error::Pinned`] and [`Error::Sealed`], with nothing given back.
 #[doc(alias = "remove_inode_hugepages")]
 pub fn release<H: Host>(host: &H, buffer: &mut Buffer<H::Slots>) -> Result<Punched, Error> {
-    let (map, parts, placement) = buffer.take_apart();
+    let fill = buffer.placement().fill;
+    give_up(host, buffer, fill)
+}
+
+/// As [`release`]; with [`Fill::Zeroed`] the owner keeps nothing.
+pub(super) fn give_up<H: Host>(
+    host: &H,
+    buffer: &mut Buffer<H::Slots>,
+    fill: Fill,
+) -> Result<Punched, Error> {
+    let (map, parts) = buffer.take_apart();
     let extents = *map.extents();
     let whole = ByteRange::at(ByteOffset::ZERO, extents.capacity())?;
-    let fill = placement.fill;
     let drained = map.drain()?;
     host.unmap(whole);
     let mut gone = Gone::default();

@@ -2,7 +2,7 @@
 //! Promising the holes of a range.
 
 use crate::buffer::Buffer;
-use crate::driver::{give_back, with_stock};
+use crate::driver::{give_back, shed, with_stock};
 use crate::error::Error;
 use crate::host::Host;
 use crate::ledger::Promise;
@@ -16,7 +16,7 @@ use crate::units::{ByteRange, PageCount};
 /// Where free pages are short, the system is asked first, as the buffer's ladder allows.
 ///
 /// # Errors
-/// [`Error::NoRoom`], [`Error::AccountLimit`], what the host says of its system; ranges as for
+/// [`Error::NoRoom`], also for a hole that no stock serves, which nobody can promise; [`Error::AccountLimit`], what the host says of its system; ranges as for
 /// [`crate::page_map::PageMap::pages`].
 #[doc(alias = "hugetlb_reserve_pages")]
 #[doc(alias = "region_chg")]
@@ -47,8 +47,9 @@ pub fn reserve<H: Host>(
             Ok(promise) => *kept = Some(promise),
             Err(error) => {
                 for (promise, part) in promises.into_iter().zip(buffer.parts()) {
-                    if let Some(promise) = promise {
-                        give_back(host, &part.attempt, promise);
+                    match promise {
+                        Some(promise) => give_back(host, &part.attempt, promise),
+                        None => shed(host, &part.attempt),
                     }
                 }
                 map.abort_promises(claim, wake);
@@ -62,29 +63,29 @@ pub fn reserve<H: Host>(
     Ok(PageCount::new(pages))
 }
 
+/// A promise of all of `pages`: at once where there is room, else after asking the system for what is missing.
 fn promise_all<H: Host>(
     host: &H,
     part: &crate::buffer::Part,
     pages: PageCount,
 ) -> Result<Promise, Error> {
     loop {
+        let refused = match with_stock(host, &part.attempt, |stock| {
+            stock.reserve(part.charge, pages)
+        }) {
+            Err(Error::NoRoom) => Error::NoRoom,
+            outcome => return outcome,
+        };
         let missing = with_stock(host, &part.attempt, |stock| {
             stock.shortage(part.charge, pages)
         })?;
-        if missing.is_zero() {
-            match with_stock(host, &part.attempt, |stock| {
-                stock.reserve(part.charge, pages)
-            }) {
-                // Somebody was faster: count again.
-                Err(Error::NoRoom) => continue,
-                outcome => return outcome,
-            }
-        }
-        if host
-            .supply(&part.attempt, part.charge.reach.nodes(), missing)?
-            .is_zero()
+        // Nothing is missing where somebody gave pages back in between: try again.
+        if !missing.is_zero()
+            && host
+                .supply(&part.attempt, part.charge.reach.nodes(), missing)?
+                .is_zero()
         {
-            return Err(Error::NoRoom);
+            return Err(refused);
         }
     }
 }

@@ -16,7 +16,6 @@ use crate::sys::raw::{Mapping, Pages, Source};
 use crate::{Buffer, Owner, Pools};
 
 const MIB2: u64 = HugeSize::MIB2.bytes();
-const GIB: u64 = 1 << 30;
 
 /// How often a short operation is repeated for one measurement.
 const TIMES: usize = 64;
@@ -187,7 +186,7 @@ pub fn free_growth() -> io::Result<f64> {
         }
         Ok(total / TIMES as f64)
     };
-    let zeroes = File::open("/dev/zero")?;
+    let zeroes = File::options().read(true).write(true).open("/dev/zero")?;
     let mut ratios = Vec::new();
     for _ in 0..super::ROUNDS {
         let alone = interleaved([&mut || release()])?.median(0);

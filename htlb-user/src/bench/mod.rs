@@ -3,7 +3,9 @@
 
 pub mod core;
 pub mod host;
+pub mod load;
 pub mod machine;
+pub mod report;
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +21,7 @@ const RUNS: usize = 64;
 /// What each of some peers took in each round, in nanoseconds per operation.
 #[derive(Clone, Copy, Debug)]
 pub struct Rounds<const N: usize> {
-    took: [[f64; ROUNDS]; N],
+    rounds: [[f64; N]; ROUNDS],
 }
 
 /// Lets peers take turns. Each says how long it took, in nanoseconds per operation; another one begins each round.
@@ -39,14 +41,14 @@ pub struct Rounds<const N: usize> {
 pub fn interleaved<const N: usize, E>(
     peers: [&mut dyn FnMut() -> Result<f64, E>; N],
 ) -> Result<Rounds<N>, E> {
-    let mut took = [[0.0; ROUNDS]; N];
-    for round in 0..ROUNDS {
+    let mut rounds = [[0.0; N]; ROUNDS];
+    for (round, took) in rounds.iter_mut().enumerate() {
         for place in 0..N {
             let peer = (place + round) % N;
-            took[peer][round] = turn_of(peers[peer])?;
+            took[peer] = turn_of(peers[peer])?;
         }
     }
-    Ok(Rounds { took })
+    Ok(Rounds { rounds })
 }
 
 fn turn_of<E>(peer: &mut dyn FnMut() -> Result<f64, E>) -> Result<f64, E> {
@@ -65,15 +67,13 @@ impl<const N: usize> Rounds<N> {
     /// The median of one peer, in nanoseconds per operation.
     #[must_use]
     pub fn median(&self, peer: usize) -> f64 {
-        median(&mut { self.took[peer] })
+        median(&mut self.rounds.map(|took| took[peer]))
     }
 
     /// The median, over the rounds, of what `peer` took divided by what `other` took.
     #[must_use]
     pub fn ratio(&self, peer: usize, other: usize) -> f64 {
-        let (took, others) = (&self.took[peer], &self.took[other]);
-        let mut ratios: [f64; ROUNDS] = std::array::from_fn(|round| took[round] / others[round]);
-        median(&mut ratios)
+        median(&mut self.rounds.map(|took| took[peer] / took[other]))
     }
 }
 

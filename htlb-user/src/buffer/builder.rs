@@ -7,17 +7,17 @@ use std::time::Instant;
 use htlb_core::driver::{self, Commitment};
 use htlb_core::{
     policy, AddressBits, Attempt, ByteLen, Charge, Contiguity, Error as Cause, Fallback, Fill,
-    Host, HugeSize, NodePolicy, PageChoice, PageCount, PageIndex, Placement, Request,
-    RequestBuilder, Rung,
+    Host, HugeSize, NodePolicy, PageChoice, Placement, Request, RequestBuilder, Rung,
 };
 
+use super::fill::Produce;
 use super::{Access, Buffer, Live, PageMut};
-use crate::arena::Binding;
+use crate::arena::Slots;
 use crate::error::Error;
 use crate::host::BufferHost;
-use crate::owner::{Key, Owner};
+use crate::owner::Owner;
 use crate::pools::Shared;
-use crate::receipt::Home;
+use crate::receipt::{Home, Refusal};
 
 /// Whether the pages of a buffer follow each other in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,22 +42,50 @@ pub enum Populate {
 }
 
 /// Choices for a [`Buffer`].
+///
+/// ```
+/// use htlb_core::HugeSize;
+/// use htlb_user::buffer::Populate;
+/// use htlb_user::Pools;
+/// let pools = Pools::new()?;
+/// // 4 MiB in 2 MiB pages where they can be had, else in what there is, to come when they are needed.
+/// let buffer = pools
+///     .buffer(4 << 20)
+///     .page_size(HugeSize::MIB2)
+///     .populate(Populate::Later)
+///     .create()?;
+/// assert_eq!(buffer.populate(0, 4 << 20)?, 4 << 20);
+/// # Ok::<(), htlb_user::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing until create() is called"]
 pub struct BufferBuilder {
     pub(super) shared: Arc<Shared>,
     request: RequestBuilder,
     size: u64,
-    pub(super) capacity: u64,
+    capacity: Option<u64>,
     page: PageChoice,
     contiguity: Contiguity,
     layout: Layout,
     populate: Populate,
     owner: Option<Owner>,
+    fill: Option<Fill>,
     pub(super) threads: usize,
-    nodes: NodePolicy,
-    shareable: bool,
+    pub(super) nodes: NodePolicy,
+    backing: Backing,
 }
+
+/// What a buffer lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backing {
+    /// The pools of the process.
+    Pools,
+    /// A file of its own.
+    File,
+}
+
+/// What a buffer is made of, or why not.
+pub(super) type Made = Result<(htlb_core::Buffer<Slots>, BufferHost, Home), (Cause, Vec<Refusal>)>;
 
 impl BufferBuilder {
     pub(crate) fn new(shared: Arc<Shared>, size: u64) -> Self {
@@ -66,14 +94,37 @@ impl BufferBuilder {
             shared,
             request: Request::builder(ByteLen::new(size)),
             size,
-            capacity: size,
+            capacity: None,
             page: PageChoice::Automatic,
             contiguity: Contiguity::Pages,
             layout: Layout::Straight,
             populate: Populate::Now,
             owner: None,
+            fill: None,
             nodes: NodePolicy::Default,
-            shareable: false,
+            backing: Backing::Pools,
+        }
+    }
+
+    pub(crate) fn for_request(shared: Arc<Shared>, request: Request) -> Self {
+        let mut builder = Request::builder(request.size())
+            .page(request.page())
+            .mobility(request.mobility())
+            .dma_mask(request.dma_mask())
+            .nodes(request.nodes())
+            .contiguity(request.contiguity())
+            .alignment(request.alignment())
+            .fallback(request.fallback());
+        if let Some(gfp) = request.gfp() {
+            builder = builder.gfp(gfp);
+        }
+        Self {
+            request: builder,
+            page: request.page(),
+            contiguity: request.contiguity(),
+            nodes: request.nodes(),
+            fill: Some(request.fill()),
+            ..Self::new(shared, request.size().raw())
         }
     }
 
@@ -127,6 +178,8 @@ impl BufferBuilder {
     }
 
     /// How much is physically contiguous; checked as for [`BufferBuilder::dma_mask`] where it is more than one page.
+    ///
+    /// The system is not asked for contiguous pages: a run of several is luck. It is a straight buffer, populated now.
     pub const fn contiguity(mut self, contiguity: Contiguity) -> Self {
         self.request = self.request.contiguity(contiguity);
         self.contiguity = contiguity;
@@ -145,20 +198,26 @@ impl BufferBuilder {
         self
     }
 
-    /// The bytes that the buffer may grow to.
+    /// The bytes that the buffer may grow to; its size unless said otherwise. A straight or shareable buffer has the
+    /// pages for all of them from the start.
     pub const fn capacity(mut self, bytes: u64) -> Self {
-        self.capacity = bytes;
+        self.capacity = Some(bytes);
         self
     }
 
     /// Pages may hold what buffers of the same owner left there, instead of zeroes.
     pub fn owner(mut self, owner: &Owner) -> Self {
-        self.request = self.request.fill(Fill::DirtyWithinOwner);
         self.owner = Some(owner.clone());
         self
     }
 
-    /// Threads that populate it; those of the pools unless said otherwise.
+    /// What pages hold that no producer fills: zeroes, or with an owner what that left, unless said otherwise.
+    pub const fn fill(mut self, fill: Fill) -> Self {
+        self.fill = Some(fill);
+        self
+    }
+
+    /// Threads that populate it; those of the pools unless said otherwise. Zero is one.
     pub const fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
         self
@@ -166,7 +225,7 @@ impl BufferBuilder {
 
     /// Memory in a file of its own, that [`Buffer::share`] passes on.
     pub const fn shareable(mut self) -> Self {
-        self.shareable = true;
+        self.backing = Backing::File;
         self
     }
 
@@ -181,6 +240,19 @@ impl BufferBuilder {
     /// The buffer, filled in place by `produce`, which is called for each page, from several threads, before anybody
     /// can see the page; it says how many bytes it wrote from the start of the page, and the rest is zero.
     ///
+    /// With another [`Populate`] than [`Populate::Now`] it is not called.
+    ///
+    /// ```
+    /// let pools = htlb_user::Pools::new()?;
+    /// let buffer = pools.buffer(10_000).base_pages().create_with(|page| {
+    ///     let text = format!("at {}", page.offset());
+    ///     page.bytes()[..text.len()].copy_from_slice(text.as_bytes());
+    ///     Ok(text.len())
+    /// })?;
+    /// assert_eq!(&buffer.slice(8192, 8)?[..], b"at 8192\0");
+    /// # Ok::<(), htlb_user::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`BufferBuilder::create`]; what `produce` says.
     pub fn create_with<F>(self, produce: F) -> Result<Buffer, Error>
@@ -190,93 +262,96 @@ impl BufferBuilder {
         self.make(Some(&produce))
     }
 
-    fn make(self, produce: Option<&super::fill::Produce<'_>>) -> Result<Buffer, Error> {
-        let began = Instant::now();
-        let asked = || format!("make a buffer of {} bytes", self.size);
-        let request = self
-            .request
-            .build()
-            .map_err(|cause| Error::new(asked(), cause))?;
-        let straight = self.layout == Layout::Straight && self.populate == Populate::Now;
-        let key = Key {
-            request,
-            capacity: self.capacity,
-            layout: self.layout,
-        };
-        let keep = self
-            .owner
-            .as_ref()
-            .filter(|_| straight && !self.shareable)
-            .map(|owner| (owner.clone(), key));
-        if let (Some((owner, key)), None) = (&keep, &produce) {
-            if let Some((live, place)) = owner.shelf().pop(key) {
-                return Ok(Buffer {
-                    live: Some(live),
-                    place,
-                    keep,
-                    home: Home::Private,
-                    access: Access::InPlace,
-                    took: began.elapsed(),
-                    asked: request.size(),
-                });
-            }
+    /// The bytes that it may grow to.
+    pub(super) fn room(&self) -> ByteLen {
+        ByteLen::new(self.capacity.unwrap_or(self.size))
+    }
+
+    /// When pages come: a contiguous run is taken when it is asked for.
+    fn when(&self) -> Populate {
+        match self.contiguity {
+            Contiguity::Pages => self.populate,
+            Contiguity::Runs(_) | Contiguity::Whole => Populate::Now,
         }
-        let placement = policy::resolve(&request, self.shared.topology())
-            .map_err(|cause| Error::new(asked(), cause))?;
-        let binding = if self.nodes.is_strict() {
-            Binding::Strict
-        } else {
-            Binding::Preferred
-        };
-        let commitment = match self.populate {
-            Populate::Unpromised => Commitment::Unpromised,
-            Populate::Now | Populate::Later => Commitment::Promised,
-        };
+    }
+
+    fn refusal(&self, cause: Cause) -> Error {
+        Error::new(format!("make a buffer of {} bytes", self.size), cause)
+    }
+
+    fn make(self, produce: Option<&Produce<'_>>) -> Result<Buffer, Error> {
+        let began = Instant::now();
         let shared = Arc::clone(&self.shared);
-        let inside = shared.enter();
-        let made = if self.shareable {
-            self.make_shareable(&placement, binding)
-        } else {
-            let host = BufferHost::new(Arc::clone(&self.shared), None, binding, self.threads);
-            let core = if straight {
-                self.make_straight(&host, &placement)
-            } else {
-                driver::plan(&host, &placement, commitment)
-                    .and_then(|plan| plan.build(&host, ByteLen::new(self.capacity)))
-            };
-            match core {
-                Ok(core) => Ok((core, host, Home::Private)),
-                Err(cause) => Err((cause, host.refusals())),
-            }
+        let _inside = shared
+            .enter()
+            .map_err(|cause| self.refusal(cause).forked())?;
+        let placement = self.placement()?;
+        let made = match self.backing {
+            Backing::File => self.make_shareable(&placement),
+            Backing::Pools => self.make_private(&placement),
         };
         let (core, host, home) = made.map_err(|(cause, refusals)| {
+            let error = self.refusal(cause);
             refusals
                 .into_iter()
-                .fold(Error::new(asked(), cause), |error, refusal| {
-                    error.found(refusal.why)
-                })
+                .fold(error, |error, refusal| error.found(refusal.why))
         })?;
-        let live = Arc::new(Live { core, host });
-        let place = shared.register(&live);
-        let mut buffer = Buffer {
-            live: Some(live),
-            place,
-            keep,
-            home,
-            access: Access::InPlace,
-            took: began.elapsed(),
-            asked: ByteLen::new(self.size),
-        };
-        if self.populate == Populate::Now {
+        let mut buffer = Buffer::register(Live { core, host }, home, Access::InPlace, self.size);
+        if self.when() == Populate::Now {
             // What fails here gives everything back when the buffer is dropped.
             buffer.populate_all(produce)?;
-        }
-        if self.contiguity != Contiguity::Pages {
             buffer.check_contiguity(self.contiguity)?;
         }
-        drop(inside);
         buffer.took = began.elapsed();
         Ok(buffer)
+    }
+
+    /// The ladder for this machine.
+    fn placement(&self) -> Result<Placement, Error> {
+        let fill = self.fill.unwrap_or(match self.owner {
+            Some(_) => Fill::DirtyWithinOwner,
+            None => Fill::Zeroed,
+        });
+        let request = self.request.fill(fill).build();
+        let request = request.map_err(|cause| self.refusal(cause))?;
+        if self.room() < request.size() {
+            return Err(self.refusal(Cause::BeyondCapacity));
+        }
+        policy::resolve(&request, self.shared.topology()).map_err(|cause| {
+            let error = self.refusal(cause);
+            match (cause, self.page) {
+                (Cause::PageSizeUnsupported, PageChoice::Transparent) => error
+                    .found("transparent huge pages are off, for the machine or for this process")
+                    .advise("as root: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"),
+                _ => error,
+            }
+        })
+    }
+
+    fn make_private(&self, placement: &Placement) -> Made {
+        let shelf = self.owner.as_ref().map(|owner| Arc::clone(owner.shelf()));
+        let shared = Arc::clone(&self.shared);
+        let host = BufferHost::new(shared, None, shelf, self.nodes, self.threads);
+        let core = match (self.when(), self.layout) {
+            (Populate::Now, Layout::Straight) => self.make_straight(&host, placement),
+            (Populate::Now | Populate::Later, _) => {
+                driver::plan(&host, placement, Commitment::Promised)
+                    .and_then(|plan| plan.build(&host, self.room()))
+            }
+            (Populate::Unpromised, _) => self.make_holes(&host, placement),
+        };
+        match core {
+            Ok(core) => Ok((core, host, Home::Private)),
+            Err(cause) => Err((cause, host.refusals())),
+        }
+    }
+
+    /// The rungs that waste little of what they give.
+    pub(super) fn rungs<'p>(&self, placement: &'p Placement) -> impl Iterator<Item = &'p Attempt> {
+        let (automatic, size) = (self.page == PageChoice::Automatic, self.size);
+        placement
+            .attempts()
+            .filter(move |attempt| !(automatic && is_wasteful(attempt, size)))
     }
 
     /// A buffer whose pages follow each other, from the first rung that has such a run.
@@ -284,12 +359,9 @@ impl BufferBuilder {
         &self,
         host: &BufferHost,
         placement: &Placement,
-    ) -> Result<htlb_core::Buffer<crate::arena::Slots>, Cause> {
+    ) -> Result<htlb_core::Buffer<Slots>, Cause> {
         let mut refusal = Cause::NoRoom;
-        for attempt in placement.attempts() {
-            if self.page == PageChoice::Automatic && is_wasteful(attempt, self.size) {
-                continue;
-            }
+        for attempt in self.rungs(placement) {
             match self.one_rung(host, placement, attempt) {
                 Ok(core) => return Ok(core),
                 Err(cause) => refusal = cause,
@@ -303,53 +375,53 @@ impl BufferBuilder {
         host: &BufferHost,
         placement: &Placement,
         attempt: &Attempt,
-    ) -> Result<htlb_core::Buffer<crate::arena::Slots>, Cause> {
-        let pages = attempt.size.pages_for(ByteLen::new(self.capacity));
+    ) -> Result<htlb_core::Buffer<Slots>, Cause> {
         let charge = Charge {
             reach: attempt.reach,
             account: host.account(attempt),
         };
-        self.set_aside(host, attempt, charge, pages, placement)?;
+        host.set_run_aside(attempt, charge, attempt.size.pages_for(self.room()))?;
         let core = driver::plan(host, &placement.only(attempt), Commitment::Unpromised)
-            .and_then(|plan| plan.build(host, ByteLen::new(self.capacity)));
+            .and_then(|plan| plan.build(host, self.room()));
         if core.is_err() {
             host.put_aside_back(attempt, charge);
         }
         core
     }
 
-    /// Finds a run in the pool, or gets one from the system.
-    fn set_aside(
+    /// A buffer of holes, of the first page size that could be had for all of it now: nothing is taken, but no size is
+    /// chosen that there is none of.
+    fn make_holes(
         &self,
         host: &BufferHost,
-        attempt: &Attempt,
-        charge: Charge,
-        pages: PageCount,
         placement: &Placement,
-    ) -> Result<(), Cause> {
-        let mut first = host.take_aside(attempt, charge, pages);
-        if first.is_err() && self.shared.empty_shelves() > 0 {
-            // What owners kept is free now, dirty for everyone.
-            first = host.take_aside(attempt, charge, pages);
-        }
-        match (first, attempt.rung) {
-            (Err(Cause::NoContiguousRun | Cause::NoRoom), Rung::Pool) => Err(Cause::NoRoom),
-            (Err(Cause::NoContiguousRun | Cause::NoRoom), _) => {
-                if let Err(cause) = host.grow(attempt, placement.preferred(PageIndex::ZERO), pages)
-                {
-                    host.refuse(attempt, cause, pages);
-                    return Err(cause);
-                }
-                host.take_aside(attempt, charge, pages)
-            }
-            (outcome, _) => outcome,
-        }
+    ) -> Result<htlb_core::Buffer<Slots>, Cause> {
+        let pages = |attempt: &Attempt| attempt.size.pages_for(ByteLen::new(self.size));
+        let rungs = || {
+            // The system's rung of a size stands for the pool's too.
+            let last_of_size = |attempt: &&Attempt| {
+                attempt.rung != Rung::Pool
+                    || !placement
+                        .attempts()
+                        .any(|other| other.rung == Rung::System && other.size == attempt.size)
+            };
+            self.rungs(placement).filter(last_of_size)
+        };
+        let attempt = rungs()
+            .find(|attempt| host.could_give(attempt, pages(attempt)))
+            .or_else(|| rungs().last())
+            .ok_or(Cause::PageSizeUnsupported)?;
+        driver::plan(host, &placement.only(attempt), Commitment::Unpromised)
+            .and_then(|plan| plan.build(host, self.room()))
     }
 }
 
 /// Whether rounding up to this page size wastes more than an eighth of what was asked.
 const fn is_wasteful(attempt: &Attempt, size: u64) -> bool {
     let page = attempt.size.bytes();
-    let waste = size.div_ceil(page) * page - size;
+    let waste = size
+        .div_ceil(page)
+        .saturating_mul(page)
+        .saturating_sub(size);
     waste > size / 8 && attempt.size.order() > HugeSize::MIB2.order()
 }

@@ -1,17 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! Putting pages into a buffer, in parallel, zeroed or filled in place.
 
+use std::any::Any;
 use std::io;
+use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::Mutex;
-use std::thread;
 
 use htlb_core::driver::{self, Content};
-use htlb_core::{Blank, ByteLen, ByteOffset, ByteRange, Contiguity, Error as Cause, PageCount};
+use htlb_core::{
+    Blank, ByteLen, ByteOffset, ByteRange, Contiguity, Error as Cause, HugeSize, PageCount,
+    PageIndex,
+};
 
 use super::Buffer;
 use crate::error::Error;
+use crate::filling::Filling;
 use crate::host::locked;
+use crate::parallel;
 use crate::sys::lease::Lease;
+
+/// Fewer bytes than this are not worth a thread, where all that is done to them is zeroing.
+const WORTH_A_THREAD: u64 = 4 << 20;
 
 /// A page that nobody else can see yet.
 #[derive(Debug)]
@@ -27,7 +36,7 @@ impl PageMut<'_> {
         self.offset
     }
 
-    /// Its bytes. They hold anything: only what is written counts.
+    /// Its bytes. They hold anything: only what is written counts. None where peers may write the memory.
     #[must_use]
     pub fn bytes(&mut self) -> &mut [u8] {
         self.lease.bytes_mut().unwrap_or_default()
@@ -36,132 +45,237 @@ impl PageMut<'_> {
 
 pub(super) type Produce<'a> = dyn Fn(&mut PageMut<'_>) -> io::Result<usize> + Sync + 'a;
 
+/// What went wrong in a producer, in its own words.
+#[derive(Debug, Default)]
+struct Complaint(Mutex<Option<String>>);
+
+impl Complaint {
+    /// Keeps the words of the first of several, and gives the reason: the core's own where the error carries one.
+    fn note(&self, error: &io::Error) -> Cause {
+        locked(&self.0).get_or_insert_with(|| error.to_string());
+        let inside = error.get_ref().and_then(|inside| inside.downcast_ref());
+        inside.copied().unwrap_or(Cause::FillFailed)
+    }
+
+    fn add_to(self, error: Error) -> Error {
+        match locked(&self.0).take() {
+            Some(words) => error.found(words),
+            None => error,
+        }
+    }
+}
+
 impl Buffer {
-    /// Puts a zeroed page wherever `offset..offset + len` has none. Several threads share the work.
+    /// Puts a zeroed page wherever `offset..offset + len` has none; says how many bytes that was. Several threads share the work.
     ///
     /// # Errors
     /// [`Cause::NoRoom`] and [`Cause::OutOfPages`] for pages that were not promised; what was populated before stays.
-    pub fn populate(&self, offset: u64, len: u64) -> Result<(), Error> {
+    pub fn populate(&self, offset: u64, len: u64) -> Result<u64, Error> {
         self.fill(offset, len, None)
     }
 
     /// As [`Buffer::populate`], each page filled in place by `produce`; see [`super::BufferBuilder::create_with`].
     ///
+    /// A producer may use other pages of the buffer, except those above its own that somebody else is filling. A panic in it
+    /// leaves its page out of the buffer, and is passed on.
+    ///
     /// # Errors
-    /// As [`Buffer::populate`]; what `produce` says, the first of several threads'.
-    pub fn populate_with<F>(&self, offset: u64, len: u64, produce: F) -> Result<(), Error>
+    /// As [`Buffer::populate`]; what `produce` says, the first of several threads'; [`Cause::WouldDeadlock`] for a producer
+    /// that asks for the page that it is filling.
+    pub fn populate_with<F>(&self, offset: u64, len: u64, produce: F) -> Result<u64, Error>
     where
         F: Fn(&mut PageMut<'_>) -> io::Result<usize> + Sync,
     {
         self.fill(offset, len, Some(&produce))
     }
 
-    pub(super) fn populate_all(&self, produce: Option<&Produce<'_>>) -> Result<(), Error> {
+    /// As [`Buffer::populate_with`], one page after the other and in this thread, so that `produce` may change what it knows.
+    ///
+    /// ```
+    /// use htlb_user::buffer::Populate;
+    /// let pools = htlb_user::Pools::new()?;
+    /// let buffer = pools.buffer(3 * 4096).base_pages().populate(Populate::Later).create()?;
+    /// let mut pages = 0;
+    /// buffer.populate_in_order(0, buffer.len(), |_| {
+    ///     pages += 1;
+    ///     Ok(0)
+    /// })?;
+    /// assert_eq!(pages, 3);
+    /// # Ok::<(), htlb_user::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Buffer::populate_with`].
+    pub fn populate_in_order<F>(&self, offset: u64, len: u64, mut produce: F) -> Result<u64, Error>
+    where
+        F: FnMut(&mut PageMut<'_>) -> io::Result<usize>,
+    {
+        let complaint = Complaint::default();
+        let outcome = self.in_parts(offset, len, 1, |parts| {
+            let mut bytes = 0_u64;
+            for part in parts {
+                bytes += self.produce_part(*part, &mut produce, &complaint)?;
+            }
+            Ok(bytes)
+        });
+        outcome.map_err(|cause| complaint.add_to(self.unfilled(offset, len, cause)))
+    }
+
+    pub(super) fn populate_all(&self, produce: Option<&Produce<'_>>) -> Result<u64, Error> {
         match self.len() {
-            0 => Ok(()),
+            0 => Ok(0),
             len => self.fill(0, len, produce),
         }
     }
 
-    fn fill(&self, offset: u64, len: u64, produce: Option<&Produce<'_>>) -> Result<(), Error> {
-        let asked = || format!("populate {len} bytes at offset {offset}");
-        let fail = |cause| self.error(asked(), cause);
-        let range = ByteRange::at(ByteOffset::new(offset), ByteLen::new(len)).map_err(fail)?;
-        let pages = self.core().map().pages(range).map_err(fail)?;
-        let shared = self.host().shared();
-        let _inside = shared.enter();
-        let words: Mutex<Option<String>> = Mutex::default();
-        let threads = (self.host().threads() as u64).clamp(1, pages.count().raw());
-        let outcome = if threads <= 1 {
-            self.fill_part(range, produce, &words).map(drop)
-        } else {
-            let share = PageCount::new(pages.count().raw().div_ceil(threads));
-            let parts: Vec<ByteRange> = self.parts_of(pages, share, range);
-            thread::scope(|scope| {
-                let workers: Vec<_> = parts
-                    .iter()
-                    .map(|part| {
-                        let words = &words;
-                        scope.spawn(move || {
-                            let _inside = shared.enter_as_worker();
-                            self.fill_part(*part, produce, words).map(drop)
-                        })
-                    })
-                    .collect();
-                workers
-                    .into_iter()
-                    .map(|worker| worker.join().unwrap_or(Err(Cause::FillFailed)))
-                    .fold(Ok(()), Result::and)
-            })
+    fn unfilled(&self, offset: u64, len: u64, cause: Cause) -> Error {
+        self.error(format!("populate {len} bytes at offset {offset}"), cause)
+    }
+
+    fn fill(&self, offset: u64, len: u64, produce: Option<&Produce<'_>>) -> Result<u64, Error> {
+        let complaint = Complaint::default();
+        let threads = match produce {
+            Some(_) => self.host().threads(),
+            None => {
+                let worth = usize::try_from(len / WORTH_A_THREAD).unwrap_or(usize::MAX);
+                self.host().threads().min(worth)
+            }
         };
-        match outcome {
-            Ok(()) => Ok(()),
-            Err(cause) => {
-                let error = fail(cause);
-                Err(match locked(&words).take() {
-                    Some(words) => error.found(words),
-                    None => error,
-                })
+        let outcome = self.in_parts(offset, len, threads, |parts| {
+            let shared = self.host().shared();
+            parallel::each(threads, parts, |part| {
+                let _inside = shared.enter_as_worker();
+                match produce {
+                    Some(produce) => {
+                        self.produce_part(*part, &mut |page| produce(page), &complaint)
+                    }
+                    None => self.fill_part(*part, &mut Content::Zeroes),
+                }
+            })
+        });
+        outcome.map_err(|cause| complaint.add_to(self.unfilled(offset, len, cause)))
+    }
+
+    /// Calls `work` with the parts of a range, inside the gate.
+    fn in_parts(
+        &self,
+        offset: u64,
+        len: u64,
+        threads: usize,
+        work: impl FnOnce(&[ByteRange]) -> Result<u64, Cause>,
+    ) -> Result<u64, Cause> {
+        let shared = self.host().shared();
+        let _inside = shared.enter()?;
+        self.writable()?;
+        let range = ByteRange::at(ByteOffset::new(offset), ByteLen::new(len))?;
+        let parts = self.parts_of(range, threads)?;
+        self.prepare(range)?;
+        let outcome = work(&parts);
+        for part in self.core().parts() {
+            // What came at once for holes that others filled meanwhile.
+            if let Some(arena) = self.host().arena(&part.attempt) {
+                arena.shed();
             }
         }
+        outcome
     }
 
-    /// Cuts whole pages into parts of `share` pages.
-    fn parts_of(
-        &self,
-        pages: htlb_core::page_map::SlotRange,
-        share: PageCount,
-        range: ByteRange,
-    ) -> Vec<ByteRange> {
-        let extents = self.core().map().extents();
-        let step = usize::try_from(share.raw()).unwrap_or(usize::MAX);
-        let starts: Vec<u64> = pages
-            .iter()
-            .step_by(step)
-            .filter_map(|index| extents.bytes_of(index))
-            .map(|bytes| bytes.start().raw())
-            .collect();
-        let ends = starts.iter().skip(1).copied().chain([range.end().raw()]);
-        starts
-            .iter()
-            .zip(ends)
-            .filter_map(|(start, end)| {
-                ByteRange::new(ByteOffset::new(*start), ByteOffset::new(end)).ok()
-            })
-            .collect()
+    /// Gets what the holes of a range will need, at once.
+    fn prepare(&self, range: ByteRange) -> Result<(), Cause> {
+        let map = self.core().map();
+        let census = map.census_of(map.pages(range)?);
+        let aside = self.host().aside().left();
+        for (part, (_, census)) in self.core().parts().zip(census.iter()) {
+            let holes = census.holes.raw().saturating_sub(aside);
+            self.host().prepare(&part.attempt, PageCount::new(holes));
+        }
+        Ok(())
     }
 
-    fn fill_part(
+    /// Cuts a range of whole pages into parts for so many threads, each of pages of one size.
+    fn parts_of(&self, range: ByteRange, threads: usize) -> Result<Vec<ByteRange>, Cause> {
+        let map = self.core().map();
+        let extents = map.extents();
+        let pages = map.pages(range)?;
+        // A few parts for each thread, so that none waits long for the slowest.
+        let pieces = match threads {
+            0 | 1 => 1,
+            more => more.min(1024) as u64 * 4,
+        };
+        let share = pages.count().raw().div_ceil(pieces).max(1);
+        let mut parts = Vec::new();
+        let mut start: Option<(u64, PageIndex)> = None;
+        for index in pages.iter() {
+            let here = extents
+                .bytes_of(index)
+                .ok_or(Cause::RangeBeyondEnd)?
+                .start();
+            match start {
+                None => start = Some((here.raw(), index)),
+                Some((from, first)) => {
+                    let full = index.raw() - first.raw() >= share;
+                    if full || extents.number_of(first) != extents.number_of(index) {
+                        parts.push(ByteRange::new(ByteOffset::new(from), here)?);
+                        start = Some((here.raw(), index));
+                    }
+                }
+            }
+        }
+        if let Some((from, _)) = start {
+            parts.push(ByteRange::new(ByteOffset::new(from), range.end())?);
+        }
+        Ok(parts)
+    }
+
+    /// Populates pages of one size; says how many bytes came.
+    fn fill_part(&self, range: ByteRange, content: &mut Content<'_>) -> Result<u64, Cause> {
+        let size = self.size_at(range)?;
+        let pages: PageCount = driver::populate(self.host(), self.core(), range, content)?;
+        Ok(pages.raw() * size.bytes())
+    }
+
+    fn size_at(&self, range: ByteRange) -> Result<HugeSize, Cause> {
+        let map = self.core().map();
+        let index = map.index_at(range.start())?;
+        map.extents().size_of(index).ok_or(Cause::RangeBeyondEnd)
+    }
+
+    /// As [`Buffer::fill_part`], by a producer.
+    fn produce_part(
         &self,
         range: ByteRange,
-        produce: Option<&Produce<'_>>,
-        words: &Mutex<Option<String>>,
-    ) -> Result<PageCount, Cause> {
+        produce: &mut dyn FnMut(&mut PageMut<'_>) -> io::Result<usize>,
+        complaint: &Complaint,
+    ) -> Result<u64, Cause> {
+        let map = self.core().map();
+        let mut panic: Option<Box<dyn Any + Send>> = None;
         let mut producer = |blank: &Blank| {
-            let arena = self
-                .host()
-                .shared()
-                .arena_of(blank.pfn, self.host().own_arena())
+            let shared = self.host().shared();
+            let arena = shared
+                .arena_of(blank.pfn, blank.size, self.host().own_arena())
                 .ok_or(Cause::FrameInvalid)?;
             let mut lease = arena.lease(blank.pfn, ByteLen::new(blank.size.bytes()))?;
+            let _filling = Filling::of(map, map.index_at(ByteOffset::new(blank.offset))?);
             let mut page = PageMut {
                 lease: &mut lease,
                 offset: blank.offset,
             };
-            let written = match produce {
-                Some(produce) => produce(&mut page),
-                None => Ok(0),
-            };
-            written.map(|bytes| bytes as u64).map_err(|error| {
-                locked(words).get_or_insert_with(|| error.to_string());
-                Cause::FillFailed
-            })
+            // A panic must not pass through the core, which holds the claim on the page: others would wait for ever.
+            match catch_unwind(AssertUnwindSafe(|| produce(&mut page))) {
+                // CAST: usize is at most 64 bits wide on Linux.
+                Ok(Ok(bytes)) => Ok(bytes as u64),
+                Ok(Err(error)) => Err(complaint.note(&error)),
+                Err(thrown) => {
+                    panic = Some(thrown);
+                    Err(Cause::FillFailed)
+                }
+            }
         };
-        let mut content = match produce {
-            Some(_) => Content::Producer(&mut producer),
-            None => Content::Zeroes,
-        };
-        driver::populate(self.host(), self.core(), range, &mut content)
+        let outcome = self.fill_part(range, &mut Content::Producer(&mut producer));
+        match panic {
+            Some(thrown) => resume_unwind(thrown),
+            None => outcome,
+        }
     }
 
     /// Whether the pages are physically contiguous as was asked, as far as the system says where they are.
@@ -177,15 +291,16 @@ impl Buffer {
                 cause,
             )
         };
-        let mut offset = 0;
-        while offset < self.len() {
-            let end = (offset + run).min(self.len());
+        let mut start = 0;
+        while start < self.len() {
+            let end = start.saturating_add(run).min(self.len());
+            let mut at = start;
             let mut expected = None;
-            while offset < end {
-                let page = self.page_at(offset)?;
-                if expected.is_none() && page.len >= end - offset {
+            while at < end {
+                let page = self.page_at(at)?;
+                at = page.offset + page.len;
+                if expected.is_none() && at >= end {
                     // One page is contiguous wherever it is.
-                    offset = end;
                     break;
                 }
                 let Some(physical) = page.physical else {
@@ -197,8 +312,8 @@ impl Buffer {
                     ));
                 }
                 expected = Some(physical + page.len);
-                offset += page.len;
             }
+            start = end;
         }
         Ok(())
     }

@@ -4,17 +4,19 @@
 //! A shareable buffer never lies in the pools' windows: whoever has the pool's file could read, punch and signal every
 //! other buffer in it, and a seal against shrinking does not stop a hole.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use htlb_core::driver::{self, Commitment};
 use htlb_core::{
-    policy, Attempt, ByteLen, ByteOffset, ByteRange, Charge, Condition, Error as Cause, Fallback,
-    Host, HugeSize, Placement, Reach, Request, Rung, Supply,
+    policy, Attempt, ByteLen, ByteOffset, ByteRange, Charge, Error as Cause, Fallback, Host,
+    HugeSize, NodePolicy, Placement, Reach, Request, Rung, Supply,
 };
 
+use super::builder::Made;
 use super::{Buffer, BufferBuilder, Live};
-use crate::arena::{Arena, Binding, Growth, Kin, Slots};
+use crate::advice;
+use crate::arena::{refused, Arena, Fresh, Growth, Kin, Slots};
 use crate::error::Error;
 use crate::host::{kin_of, BufferHost};
 use crate::pools::Pools;
@@ -34,30 +36,29 @@ pub enum Access {
     Copies,
 }
 
-type Made = (htlb_core::Buffer<Slots>, BufferHost, Home);
-
 impl BufferBuilder {
-    pub(super) fn make_shareable(
-        &self,
-        placement: &Placement,
-        binding: Binding,
-    ) -> Result<Made, (Cause, Vec<Refusal>)> {
+    pub(super) fn make_shareable(&self, placement: &Placement) -> Made {
         let mut refusals = Vec::new();
         let mut refusal = Cause::NoRoom;
-        for attempt in placement
-            .attempts()
+        for attempt in self
+            .rungs(placement)
             .filter(|attempt| attempt.rung != Rung::Pool)
         {
-            match self.own_file(placement, attempt, binding) {
+            match self.own_file(placement, attempt) {
                 Ok((core, host)) => {
                     for earlier in refusals {
-                        host.repeat(earlier);
+                        host.note(earlier);
                     }
                     return Ok((core, host, Home::Memfd));
                 }
                 Err(cause) => {
-                    let pages = attempt.size.pages_for(ByteLen::new(self.capacity));
-                    let why = crate::advice::why_short(self.shared.root(), attempt, cause, pages);
+                    let why = match attempt.rung {
+                        Rung::Transparent => NO_THP.into(),
+                        Rung::Pool | Rung::System | Rung::Base => {
+                            let pages = attempt.size.pages_for(self.room());
+                            advice::why_short(self.shared.root(), attempt, cause, pages)
+                        }
+                    };
                     refusals.push(Refusal {
                         rung: attempt.rung,
                         size: attempt.size,
@@ -74,126 +75,147 @@ impl BufferBuilder {
         &self,
         placement: &Placement,
         attempt: &Attempt,
-        binding: Binding,
     ) -> Result<(htlb_core::Buffer<Slots>, BufferHost), Cause> {
-        let kind = match kin_of(attempt) {
+        let kin = kin_of(attempt);
+        let kind = match kin {
             Kin::Hugetlb => Kind::Hugetlb(attempt.size),
-            // Shared memory gets huge pages only where the administrator said so; then it does without being asked.
             Kin::Transparent => return Err(Cause::PageSizeUnsupported),
             Kin::Base => Kind::Shmem,
         };
-        let pages = attempt.size.pages_for(ByteLen::new(self.capacity));
+        let pages = attempt.size.pages_for(self.room());
         let len = attempt.size.len_of(pages)?;
+        advice::check_memory(self.shared.root(), kin, len)?;
         let file = Memfd::new(kind)?;
         file.set_len(len)?;
         file.add_seals(Seals::SHRINK.and(Seals::GROW))?;
-        let arena = Arc::new(Arena::new(
-            kin_of(attempt),
-            attempt.size,
-            self.shared.nodes(),
-        )?);
+        let arena = Arc::new(Arena::new(kin, attempt.size, self.shared.nodes())?);
         let growth = Growth {
             pages,
             reach: attempt.reach,
-            binding,
-            prefer: placement
-                .preferred(htlb_core::PageIndex::ZERO)
-                .and(attempt.reach.nodes()),
+            nodes: self.nodes,
             supply: Supply::Persistent,
             threads: self.threads,
         };
-        arena.grow_in(&growth, Backing::Shared(file.share(), Peers::Trusted))?;
-        let host = BufferHost::new(Arc::clone(&self.shared), Some(arena), binding, self.threads);
-        let core = whole_arena(&host, placement, attempt, self.capacity)?;
+        let backing = Backing::Shared(file.share(), Peers::Trusted);
+        arena.grow_in(&growth, backing, |_| ())?;
+        let shared = Arc::clone(&self.shared);
+        let host = BufferHost::new(shared, Some(arena), None, self.nodes, self.threads);
+        let core = whole_arena(&host, placement, attempt, self.room())?;
         Ok((core, host))
     }
 }
+
+/// Why the rung of transparent huge pages gives nothing to be shared.
+const NO_THP: &str = "memory to be shared gets transparent huge pages only where the administrator says so, and then without \
+     being asked; see /sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
 /// A buffer that has every page of its own arena set aside for it.
 fn whole_arena(
     host: &BufferHost,
     placement: &Placement,
     attempt: &Attempt,
-    capacity: u64,
+    room: ByteLen,
 ) -> Result<htlb_core::Buffer<Slots>, Cause> {
     let charge = Charge {
         reach: attempt.reach,
         account: host.account(attempt),
     };
-    let core = driver::plan(host, &placement.only(attempt), Commitment::Unpromised)?
-        .build(host, ByteLen::new(capacity))?;
-    host.take_aside(
-        attempt,
-        charge,
-        attempt.size.pages_for(ByteLen::new(capacity)),
-    )?;
+    let core =
+        driver::plan(host, &placement.only(attempt), Commitment::Unpromised)?.build(host, room)?;
+    // What fails here goes with the arena, which nobody else has.
+    host.set_run_aside(attempt, charge, attempt.size.pages_for(room))?;
     Ok(core)
 }
 
 impl Buffer {
     /// The file behind a shareable buffer, and where in it the buffer begins: pass both on, and the length.
     ///
+    /// Whoever has the file can read, write and punch the buffer, not shorten it. Touching what a peer has punched may be a
+    /// signal: it is the one thing here that is not told by a value.
+    ///
     /// # Errors
     /// [`Cause::FrameInvalid`] for a buffer that was not made shareable.
     pub fn share(&self) -> Result<(OwnedFd, u64), Error> {
-        let fail = || {
+        self.here()
+            .map_err(|cause| self.error("share the buffer".into(), cause))?;
+        let file = self
+            .host()
+            .own_arena()
+            .and_then(|arena| arena.shared_file());
+        let file = file.ok_or_else(|| {
             Error::new("share the buffer", Cause::FrameInvalid)
                 .found("it lies in pages that the process shares with other buffers")
                 .advise("make it with BufferBuilder::shareable")
-        };
-        let arena = self.host().own_arena().ok_or_else(fail)?;
-        let file = arena.shared_file().ok_or_else(fail)?;
+        })?;
         Ok((file, 0))
     }
 }
 
+/// A file that can be attached.
+struct Found {
+    kin: Kin,
+    size: HugeSize,
+    /// The bytes to map, in whole pages.
+    len: ByteLen,
+}
+
+/// Why not, and what was found.
+type Refused = (Cause, Option<String>);
+
 impl Pools {
     /// The first `bytes` bytes of a file in memory that another process shared, every page of it present.
     ///
+    /// ```
+    /// use htlb_user::buffer::Access;
+    /// let pools = htlb_user::Pools::new()?;
+    /// let mut here = pools.buffer(8192).base_pages().shareable().create()?;
+    /// here.write_at(4096, b"to be seen")?;
+    /// let (file, _) = here.share()?;
+    /// // In another process, which got the descriptor:
+    /// let there = pools.attach(file, 8192, Access::Copies)?;
+    /// let mut bytes = [0; 10];
+    /// there.read_at(4096, &mut bytes)?;
+    /// assert_eq!(&bytes, b"to be seen");
+    /// # Ok::<(), htlb_user::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// The file is shorter, is neither hugetlb nor shared memory, or has pages missing that the system cannot give.
+    /// The file is shorter, is neither hugetlb nor shared memory, is not open for writing, has pages missing that the
+    /// system cannot give, or, except for [`Access::Copies`], may be shortened by peers.
     pub fn attach(&self, file: OwnedFd, bytes: u64, access: Access) -> Result<Buffer, Error> {
         let began = std::time::Instant::now();
-        let asked = || format!("attach {bytes} bytes of shared memory");
-        let fail = |cause| Error::new(asked(), cause);
+        let fail = |cause| Error::new(format!("attach {bytes} bytes of shared memory"), cause);
+        let shared = self.shared();
+        let _inside = shared.enter().map_err(|cause| fail(cause).forked())?;
         let (arena, size) = self
             .adopt_file(file, bytes, access)
             .map_err(|(cause, found)| match found {
                 Some(found) => fail(cause).found(found),
                 None => fail(cause),
             })?;
-        let request = Request::builder(ByteLen::new(bytes))
-            .page_size(size)
-            .fallback(Fallback::STRICT)
-            .build()
-            .map_err(fail)?;
-        let shared = self.shared();
-        let placement = policy::resolve(&request, &shared.topology_with(size)).map_err(fail)?;
-        // The last rung of a size can be asked for pages of the system; here they are there.
-        let attempt = *placement
-            .attempts()
-            .last()
-            .ok_or_else(|| fail(Cause::PageSizeUnsupported))?;
-        let attempt = Attempt {
-            reach: Reach::ANY,
-            ..attempt
+        let made = || {
+            let request = Request::builder(ByteLen::new(bytes))
+                .page_size(size)
+                .fallback(Fallback::STRICT)
+                .build()?;
+            let placement = policy::resolve(&request, &shared.topology_with(size))?;
+            // The last rung of a size can be asked for pages of the system; here they are there.
+            let attempt = placement.attempts().last();
+            let attempt = Attempt {
+                reach: Reach::ANY,
+                ..*attempt.ok_or(Cause::PageSizeUnsupported)?
+            };
+            let nodes = NodePolicy::Default;
+            let host = BufferHost::new(Arc::clone(shared), Some(arena), None, nodes, 1);
+            let core = whole_arena(&host, &placement, &attempt, ByteLen::new(bytes))?;
+            Ok(Live { core, host })
         };
-        let inside = shared.enter();
-        let host = BufferHost::new(Arc::clone(shared), Some(arena), Binding::Preferred, 1);
-        let core = whole_arena(&host, &placement, &attempt, bytes).map_err(fail)?;
-        let live = Arc::new(Live { core, host });
-        let place = shared.register(&live);
-        let buffer = Buffer {
-            live: Some(live),
-            place,
-            keep: None,
-            home: Home::Memfd,
-            access,
-            took: began.elapsed(),
-            asked: ByteLen::new(bytes),
-        };
+        let live = made().map_err(fail)?;
+        // Publishing the pages changes no byte of them, so that may be done for a reader too.
+        let mut buffer = Buffer::register(live, Home::Memfd, Access::Copies, bytes);
         buffer.populate_all(None)?;
-        drop(inside);
+        buffer.access = access;
+        buffer.took = began.elapsed();
         Ok(buffer)
     }
 
@@ -202,61 +224,69 @@ impl Pools {
         file: OwnedFd,
         bytes: u64,
         access: Access,
-    ) -> Result<(Arc<Arena>, HugeSize), (Cause, Option<String>)> {
+    ) -> Result<(Arc<Arena>, HugeSize), Refused> {
         let plain = |cause: Cause| (cause, None);
-        let borrowed: BorrowedFd<'_> = std::os::fd::AsFd::as_fd(&file);
-        let system = FileSystem::of(borrowed).map_err(|failure| plain(failure.into()))?;
-        let (kin, size) = if system.is_hugetlbfs() {
-            (
-                Kin::Hugetlb,
-                HugeSize::from_bytes(system.block).map_err(plain)?,
-            )
-        } else {
-            (Kin::Base, HugeSize::BASE)
+        let Found { kin, size, len } = look_at(file.as_fd(), bytes, access)?;
+        let peers = match access {
+            Access::Copies => Peers::Untrusted,
+            Access::InPlace | Access::InPlaceReadOnly => Peers::Trusted,
         };
-        let len = memfd::len(borrowed).map_err(|failure| plain(failure.into()))?;
-        let pages = size.pages_for(ByteLen::new(bytes));
-        let needed = size.len_of(pages).map_err(plain)?;
-        if bytes == 0 || len.raw() < bytes || (kin == Kin::Hugetlb && len < needed) {
-            return Err((
-                Cause::RangeBeyondEnd,
-                Some(format!("the file has {len} bytes")),
-            ));
-        }
-        let seals = memfd::seals(borrowed).ok();
-        if access != Access::Copies && seals.is_some_and(|seals| !seals.contains(Seals::SHRINK)) {
-            return Err((
-                Cause::OutOfReach,
-                Some("the file is not sealed against shrinking, so a peer could take the memory away".into()),
-            ));
-        }
-        let peers = if access == Access::Copies {
-            Peers::Untrusted
-        } else {
-            Peers::Trusted
-        };
-        let guard = ByteLen::new(needed.raw() + size.bytes());
-        let window = Window::reserve(Backing::Shared(file, peers), guard, size, Fork::Exclude)
+        let guarded = len
+            .checked_add(size.bytes())
+            .ok_or(plain(Cause::SizeTooLarge))?;
+        let window = Window::reserve(Backing::Shared(file, peers), guarded, size, Fork::Exclude)
             .map(Arc::new)
-            .map_err(|error| (crate::arena::refused(error), Some(error.to_string())))?;
-        let range = ByteRange::at(ByteOffset::ZERO, needed).map_err(plain)?;
+            .map_err(|error| (refused(error), Some(error.to_string())))?;
+        let range = ByteRange::at(ByteOffset::ZERO, len).map_err(plain)?;
         window
             .map(range)
-            .map_err(|error| (crate::arena::refused(error), Some(error.to_string())))?;
+            .map_err(|error| (refused(error), Some(error.to_string())))?;
         window
             .populate_write(range)
             .map_err(|error| (Cause::from(error), Some(error.to_string())))?;
         let arena = Arc::new(Arena::new(kin, size, self.shared().nodes()).map_err(plain)?);
         // What the peer wrote stays: as far as this process goes the pages are as they should be.
-        arena
-            .adopt(
-                window,
-                range,
-                Reach::ANY,
-                Supply::Persistent,
-                Condition::Clean,
-            )
-            .map_err(plain)?;
+        let fresh = Fresh {
+            window,
+            range,
+            reach: Reach::ANY,
+            nodes: NodePolicy::Default,
+            supply: Supply::Persistent,
+        };
+        arena.adopt(fresh, |_| ()).map_err(plain)?;
         Ok((arena, size))
     }
+}
+
+/// Whether a file can be attached, and how.
+fn look_at(file: BorrowedFd<'_>, bytes: u64, access: Access) -> Result<Found, Refused> {
+    let plain = |cause: Cause| (cause, None);
+    let system = FileSystem::of(file).map_err(|failure| plain(failure.into()))?;
+    let (kin, size) = if system.is_hugetlbfs() {
+        let size = HugeSize::from_bytes(system.block).map_err(plain)?;
+        (Kin::Hugetlb, size)
+    } else if system.is_tmpfs() {
+        (Kin::Base, HugeSize::BASE)
+    } else {
+        let found = "the file is neither of huge pages nor of shared memory".into();
+        return Err((Cause::PageSizeUnsupported, Some(found)));
+    };
+    let there = memfd::len(file).map_err(|failure| plain(failure.into()))?;
+    let pages = size.pages_for(ByteLen::new(bytes));
+    let len = size.len_of(pages).map_err(plain)?;
+    if bytes == 0 {
+        return Err(plain(Cause::SizeZero));
+    }
+    if there.raw() < bytes {
+        let found = format!("the file has {there} bytes");
+        return Err((Cause::RangeBeyondEnd, Some(found)));
+    }
+    let seals = memfd::seals(file).ok();
+    let fixed = seals.is_some_and(|seals| seals.contains(Seals::SHRINK));
+    if access != Access::Copies && !fixed {
+        let found =
+            "the file is not sealed against shrinking, so a peer could take the memory away";
+        return Err((Cause::Sealed, Some(found.into())));
+    }
+    Ok(Found { kin, size, len })
 }

@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use htlb_core::HugeSize;
 
@@ -84,6 +84,12 @@ impl PendingPart {
     #[must_use]
     pub const fn kind(&self) -> PlaceKind {
         self.place.kind
+    }
+
+    /// The folder that will hold it.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.place.folder
     }
 
     /// The size of its pages.

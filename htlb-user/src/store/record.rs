@@ -236,6 +236,12 @@ impl Record {
         }
     }
 
+    /// The paths of the files, in the order of their bytes.
+    pub fn paths(&self) -> impl ExactSizeIterator<Item = PathBuf> + '_ {
+        let parts = self.parts.iter().enumerate();
+        parts.map(|(number, part)| self.part_path(number, part))
+    }
+
     /// The path of part number `part`'s file.
     pub(super) fn part_path(&self, number: usize, part: &Part) -> PathBuf {
         part.folder.join(self.id.part(number))

@@ -5,6 +5,7 @@
 //! else touches). [`Span`] and [`FileMapping`] are the two types that carry a proof about memory; all else here
 //! is one call each.
 
+mod joined;
 mod mapping;
 mod span;
 
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use htlb_core::HugeSize;
 
+pub(crate) use joined::Joined;
 pub use mapping::FileMapping;
 pub use span::Span;
 

@@ -120,6 +120,17 @@ impl Lease {
         clear::clear(bytes.get_mut(from..).unwrap_or_default(), caches);
     }
 
+    /// Sets `len` bytes from `offset` to zero, also where slices are not to be had.
+    ///
+    /// # Errors
+    /// [`Error::RangeBeyondEnd`] past the end; nothing is changed then.
+    pub fn zero_part(&mut self, offset: ByteOffset, len: usize) -> Result<(), Error> {
+        let from = self.place(offset, len)?;
+        // SAFETY: `place` checked the bounds; `&mut self` excludes every slice of the lease.
+        unsafe { std::ptr::write_bytes(from.as_ptr(), 0, len) };
+        Ok(())
+    }
+
     /// Reads the first byte of every page of the window's size, so that it is in the page tables.
     pub fn touch(&self) {
         for offset in (0..self.len).step_by(self.len / self.window.count(self.len).max(1)) {
@@ -202,6 +213,24 @@ impl Lease {
             _ => Err(Error::RangeBeyondEnd),
         }
     }
+}
+
+/// The bytes of leases that follow each other in one window, as one slice.
+///
+/// `None` where they do not, or where untrusted peers may write them.
+#[must_use]
+pub fn bytes_across<'a>(first: &'a Lease, more: &'a [Arc<Lease>]) -> Option<&'a [u8]> {
+    let mut end = first.start + first.len;
+    for next in more {
+        if !Arc::ptr_eq(&first.window, &next.window) || next.start != end {
+            return None;
+        }
+        end += next.len;
+    }
+    // SAFETY: as for `Lease::bytes`, for each of the leases, all of which are borrowed for as long as the slice lives. They
+    // cover one stretch of one mapping without a gap, and the pointer was made for the whole window.
+    (first.window.peers() == Peers::Trusted)
+        .then(|| unsafe { std::slice::from_raw_parts(first.as_ptr().as_ptr(), end - first.start) })
 }
 
 impl Drop for Lease {

@@ -25,12 +25,20 @@ pub struct FileSystem {
 
 /// The magic number of hugetlbfs, that of hugetlb memfds too.
 pub const HUGETLBFS_MAGIC: u64 = 0x958458f6;
+/// The magic number of tmpfs, that of other memfds too.
+pub const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 impl FileSystem {
     /// Whether its pages come from the hugetlb pool.
     #[must_use]
     pub const fn is_hugetlbfs(&self) -> bool {
         self.magic == HUGETLBFS_MAGIC
+    }
+
+    /// Whether its pages are ordinary shared memory.
+    #[must_use]
+    pub const fn is_tmpfs(&self) -> bool {
+        self.magic == TMPFS_MAGIC
     }
 
     /// The file system of an open file.

@@ -105,7 +105,7 @@ unsafe impl Send for Window {}
 unsafe impl Sync for Window {}
 
 impl Window {
-    /// Reserves `len` bytes of address space, aligned to `granule`, nothing mapped.
+    /// Reserves `len` bytes of address space, aligned to `granule`, and to 2 MiB if it is that long; nothing mapped.
     ///
     /// `granule` is the page size of the backing, and the unit of mapping and leasing; `len` is rounded up to it.
     ///
@@ -144,7 +144,10 @@ impl Window {
         }
         let len = usize::try_from(granule.len_of(granule.pages_for(len))?.raw())
             .map_err(|_| Error::SizeTooLarge)?;
-        let base = reserve_aligned(len, size)?;
+        // CAST: 2 MiB fit every usize. A transparent huge page is mapped as one only where the address allows it.
+        let huge = HugeSize::MIB2.bytes() as usize;
+        let align = if len >= huge { size.max(huge) } else { size };
+        let base = reserve_aligned(len, align)?;
         let granules = len / size;
         let window = Self {
             base,

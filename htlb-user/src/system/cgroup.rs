@@ -97,6 +97,27 @@ impl HugetlbLimits {
         let reservations = self.reservations.as_ref().and_then(|limits| limits.room);
         self.pages.room.into_iter().chain(reservations).min()
     }
+
+    /// The command that lifts the limit with the least room; `None` where nothing is limited.
+    #[must_use]
+    pub fn command(&self) -> Option<String> {
+        let pages = self.pages.room.map(|room| (room, "", &self.pages));
+        let reservations = self.reservations.as_ref();
+        let reservations =
+            reservations.and_then(|limits| limits.room.map(|room| (room, "rsvd.", limits)));
+        let least = [pages, reservations].into_iter().flatten();
+        let (_, kind, limits) = least.min_by_key(|(room, ..)| *room)?;
+        let file = match limits.version {
+            Version::V1 => format!("hugetlb.{}.{kind}limit_in_bytes", limit_name(self.size)),
+            Version::V2 => format!("hugetlb.{}.{kind}max", limit_name(self.size)),
+        };
+        let value = match limits.version {
+            Version::V1 => "-1",
+            Version::V2 => "max",
+        };
+        let path = limits.set_by.as_ref()?.join(file);
+        Some(format!("echo {value} | sudo tee {}", path.display()))
+    }
 }
 
 /// The four files of one limit.
@@ -224,6 +245,41 @@ impl Cgroups {
             },
         };
         group.limits(root, &files)
+    }
+
+    /// What of the group's counted memory is page cache, which the kernel takes back when the limit is met.
+    ///
+    /// # Errors
+    /// As [`Cgroups::hugetlb`].
+    #[doc(alias = "inactive_file")]
+    pub fn reclaimable(&self, root: &Root) -> Result<ByteLen, Error> {
+        let Some(group) = &self.memory else {
+            return Ok(ByteLen::ZERO);
+        };
+        let (Some(directory), names) = (
+            group.path.first(),
+            match group.version {
+                Version::V1 => ["total_inactive_file", "total_active_file"],
+                Version::V2 => ["inactive_file", "active_file"],
+            },
+        ) else {
+            return Ok(ByteLen::ZERO);
+        };
+        let path = directory.join("memory.stat");
+        let text = root.text(&path)?.unwrap_or_default();
+        let mut sum = 0_u64;
+        for (_, count) in text
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .filter(|(name, _)| names.contains(name))
+        {
+            let count: u64 = count
+                .trim()
+                .parse()
+                .map_err(|_| Error::found(&root.path(&path), "lines of key and number", &text))?;
+            sum = sum.saturating_add(count);
+        }
+        Ok(ByteLen::new(sum))
     }
 }
 

@@ -129,7 +129,7 @@ impl std::error::Error for Error {
 }
 
 /// A page size as the kernel's command line wants it: `2M`, `1G`.
-pub(super) fn boot_name(size: HugeSize) -> String {
+pub(crate) fn boot_name(size: HugeSize) -> String {
     match size.bytes() {
         bytes @ 0x4000_0000.. => format!("{}G", bytes >> 30),
         bytes @ 0x10_0000.. => format!("{}M", bytes >> 20),

@@ -17,6 +17,8 @@ pub struct MemInfo {
     pub free: Option<ByteLen>,
     /// What could be had without swapping. Nodes do not say; there it is free memory and file pages.
     pub available: Option<ByteLen>,
+    /// Swap that nobody uses. Nodes do not say.
+    pub swap_free: Option<ByteLen>,
     /// Pages of the default size.
     pub huge_total: Option<u64>,
     /// Those that are free.
@@ -80,6 +82,7 @@ fn parse(root: &Root, path: &str) -> Result<MemInfo, Error> {
             "MemTotal" => info.total = bytes()?,
             "MemFree" => info.free = bytes()?,
             "MemAvailable" => info.available = bytes()?,
+            "SwapFree" => info.swap_free = bytes()?,
             "Active(file)" | "Inactive(file)" => file_pages = file_pages.saturating_add(number()?),
             "HugePages_Total" => info.huge_total = Some(number()?),
             "HugePages_Free" => info.huge_free = Some(number()?),

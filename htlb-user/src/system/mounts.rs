@@ -3,11 +3,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use htlb_core::{ByteLen, HugeSize};
 
 use super::root::bytes_with_suffix;
+use super::thp::{self, When};
 use super::{meminfo, Error, Root};
 use crate::sys::path::{self, FileSystem};
 use crate::sys::Failure;
@@ -108,6 +109,26 @@ pub fn hugetlbfs(root: &Root) -> Result<Vec<HugetlbMount>, Error> {
         found.push(hugetlb);
     }
     Ok(found)
+}
+
+/// When files below `path` get transparent huge pages by the mount option of their tmpfs; `None` where it has none.
+///
+/// # Errors
+/// As [`hugetlbfs`].
+#[doc(alias = "huge=")]
+pub fn transparent(root: &Root, path: &Path) -> Result<Option<When>, Error> {
+    let mounts = read(root)?;
+    // Of those with the longest path the last one covers the others.
+    let mount = mounts
+        .iter()
+        .filter(|mount| path.starts_with(&mount.at))
+        .max_by_key(|mount| mount.at.components().count());
+    let Some(mount) = mount.filter(|mount| mount.kind == "tmpfs") else {
+        return Ok(None);
+    };
+    let mut options = mount.options.iter().filter_map(|option| option.to_str());
+    let word = options.find_map(|option| option.strip_prefix("huge="));
+    Ok(word.and_then(thp::when))
 }
 
 /// Every mount.

@@ -38,7 +38,7 @@ impl Root {
     }
 
     /// The place of `path` under this root. An absolute path means the same as a relative one.
-    pub(super) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+    pub(crate) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
         self.0.join(path.strip_prefix("/").unwrap_or(path))
     }

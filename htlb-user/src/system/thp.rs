@@ -144,7 +144,8 @@ pub fn read(root: &Root) -> Result<Option<Thp>, Error> {
     }))
 }
 
-fn when(word: &str) -> Option<When> {
+/// The meaning of a word, of the settings and of a tmpfs's `huge=`.
+pub(super) fn when(word: &str) -> Option<When> {
     Some(match word {
         "always" => When::Always,
         "madvise" | "advise" => When::Advised,

@@ -65,7 +65,11 @@ fn system_child() {
     Store::open(config).unwrap();
 
     // Somebody else was in /tmp first.
-    std::os::unix::fs::chown("/tmp/htlb-0", Some(12_345), None).unwrap();
+    let given = std::os::unix::fs::chown("/tmp/htlb-0", Some(12_345), None);
+    if given.is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL)) {
+        // The root of a user namespace knows nobody else; what came before has passed.
+        return;
+    }
     let error = Config::system(Vec::new()).unwrap_err().to_string();
     assert!(
         error.contains("/tmp/htlb-0") && error.contains("12345"),

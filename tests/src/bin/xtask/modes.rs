@@ -79,8 +79,17 @@ impl Mode {
 #[derive(Debug)]
 pub(crate) struct Sandbox {
     scratch: PathBuf,
+    /// For temporary files, where every user may go: a test may try another one.
+    temporary: PathBuf,
     /// What must be reachable for any user.
     open: Vec<PathBuf>,
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // What a test left there is of no use to anybody; what cannot be removed is the system's to clean.
+        let _ = fs::remove_dir_all(&self.temporary);
+    }
 }
 
 impl Sandbox {
@@ -91,11 +100,16 @@ impl Sandbox {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
+        let name = format!("htlb-xtask-{}-{}", std::process::id(), mode.name());
+        let temporary = std::env::temp_dir().join(name);
+        fs::create_dir_all(&temporary)?;
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o1777))?;
         let sandbox = Self {
             scratch,
+            temporary,
             open: vec![workspace.root().to_owned(), workspace.target().to_owned()],
         };
-        for folder in ["home", "tmp", "logs", "runtime"] {
+        for folder in ["home", "logs", "runtime"] {
             let folder = sandbox.scratch.join(folder);
             fs::create_dir_all(&folder)?;
             fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
@@ -139,7 +153,7 @@ impl Sandbox {
             .env("HTLB_TEST_MODE", mode.name())
             .env(htlb_tests::host::POOL_LOCK, runtime.join("pool.lock"))
             .env("HOME", self.scratch.join("home"))
-            .env("TMPDIR", self.scratch.join("tmp"))
+            .env("TMPDIR", &self.temporary)
             .env("XDG_RUNTIME_DIR", &runtime)
             .env_remove("XDG_CACHE_HOME")
             .env("RUST_BACKTRACE", "1");

@@ -5,20 +5,22 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use htlb_core::HugeSize;
 
 use super::error::StoreError;
 use super::record::{Part, Record};
-use crate::sys::file::{self, FileMapping};
+use crate::sys::file::{self, FileMapping, Joined};
 
-/// How much is read at once by [`Named::copy_to`].
+/// How much is read at once by [`Opened::copy_to`].
 const COPY_BYTES: usize = 1 << 20;
 
 /// A published buffer, with all its files open.
 ///
 /// It stays whole for as long as this value lives, whoever removes or replaces its name meanwhile.
 #[derive(Debug)]
-pub struct Named {
+pub struct Opened {
     record: Record,
     /// As many as the record has parts, in the same order.
     files: Vec<File>,
@@ -33,7 +35,7 @@ pub(super) enum NotAttached {
     Bad(StoreError),
 }
 
-impl Named {
+impl Opened {
     pub(super) fn attach(record: Record) -> Result<Self, NotAttached> {
         let mut files = Vec::with_capacity(record.parts.len());
         for (number, part) in record.parts.iter().enumerate() {
@@ -108,6 +110,17 @@ impl Named {
         Some(
             FileMapping::readable(file, len).map_err(StoreError::io("map a file of", &part.folder)),
         )
+    }
+
+    /// Maps all files, read-only, as one stretch of bytes: whole pages.
+    pub(crate) fn map_all(&self) -> Result<Joined, StoreError> {
+        let parts = &self.record.parts;
+        let files: Vec<_> = self.files.iter().zip(parts.iter().map(|p| p.len)).collect();
+        // Transparent huge pages are mapped as such only where the address allows it.
+        let sizes = parts.iter().map(|part| part.page_size);
+        let align = sizes.max().unwrap_or(HugeSize::BASE).max(HugeSize::MIB2);
+        let folder = parts.first().map_or(Path::new(""), |part| &part.folder);
+        Joined::readable(&files, align).map_err(StoreError::io("map the files of", folder))
     }
 
     /// Reads from `offset` as much as fits, across parts and never past the end of the content; the number of bytes.

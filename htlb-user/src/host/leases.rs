@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
+//! The rights to the bytes of one buffer's pages, kept between two looks at them.
+//!
+//! A page lies in at most one lease, and a lease is in one of three places: here and nowhere else, here and in slices that
+//! read it, or with the one who writes. So a page that leaves its slot can be let go exactly where its lease is here alone,
+//! or where a fresh one can be had: user space's own check, as the folio's reference count is the kernel's.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use htlb_core::{ByteLen, ByteOffset, Error};
+
+use super::locked;
+use crate::arena::{number, Arena};
+use crate::sys::lease::{self, Lease};
+
+/// Leases that do not overlap, by the address of their first byte.
+#[derive(Debug, Default)]
+pub(crate) struct Leases(Mutex<BTreeMap<usize, Arc<Lease>>>);
+
+/// The shared right to bytes that follow each other in memory.
+#[derive(Debug)]
+pub(crate) struct Held {
+    first: Arc<Lease>,
+    more: Vec<Arc<Lease>>,
+    /// Where the wanted bytes begin in the first lease.
+    from: usize,
+    len: usize,
+}
+
+impl Held {
+    /// The bytes; none where untrusted peers may write them.
+    pub(crate) fn bytes(&self) -> Option<&[u8]> {
+        lease::bytes_across(&self.first, &self.more)?.get(self.from..self.from + self.len)
+    }
+
+    /// Fewer of the bytes: `len` from `from` on.
+    pub(crate) fn narrow(&mut self, from: usize, len: usize) {
+        self.from += from;
+        self.len = len;
+    }
+
+    /// The first address.
+    pub(crate) fn address(&self) -> *mut u8 {
+        self.first.as_ptr().as_ptr().wrapping_add(self.from)
+    }
+
+    /// Copies bytes of the first page out.
+    pub(crate) fn copy_to(&self, at: usize, to: &mut [u8]) -> Result<(), Error> {
+        self.first
+            .copy_to(ByteOffset::new((self.from + at) as u64), to)
+    }
+}
+
+/// The exclusive right to bytes that follow each other in memory. To be given back.
+#[derive(Debug)]
+pub(crate) struct HeldAlone {
+    pub(crate) lease: Lease,
+    /// Where the wanted bytes begin in it.
+    pub(crate) from: usize,
+}
+
+/// Whether a page can be used by others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grip {
+    /// Nobody can reach its bytes.
+    Free,
+    /// Somebody may.
+    Held,
+}
+
+impl Leases {
+    /// The right to read `len` bytes from `at`, for as long as somebody holds it. Whole pages.
+    ///
+    /// # Errors
+    /// [`Error::Pinned`] while somebody writes a part of it.
+    pub(crate) fn hold(&self, arena: &Arena, at: usize, len: usize) -> Result<Held, Error> {
+        let mut leases = locked(&self.0);
+        if let Some((base, lease)) = leases.range(..=at).next_back() {
+            if base + bytes(lease) >= at + len {
+                return Ok(Held {
+                    first: Arc::clone(lease),
+                    more: Vec::new(),
+                    from: at - base,
+                    len,
+                });
+            }
+        }
+        for (start, len) in gaps(&leases, at, len) {
+            let lease = take(arena, start, len)?;
+            insert(&mut leases, lease);
+        }
+        let mut parts = overlapping(&leases, at, len)
+            .filter_map(|base| leases.get_key_value(&base))
+            .map(|(base, lease)| (*base, Arc::clone(lease)));
+        let (base, first) = parts.next().ok_or(Error::FrameInvalid)?;
+        Ok(Held {
+            first,
+            more: parts.map(|(_, lease)| lease).collect(),
+            from: at - base,
+            len,
+        })
+    }
+
+    /// The right to write `len` bytes from `at`. Whole pages.
+    ///
+    /// # Errors
+    /// [`Error::Pinned`] while somebody reads or writes a part of it; nothing has changed then.
+    pub(crate) fn hold_alone(
+        &self,
+        arena: &Arena,
+        at: usize,
+        len: usize,
+    ) -> Result<HeldAlone, Error> {
+        let mut leases = locked(&self.0);
+        let bases: Vec<usize> = overlapping(&leases, at, len).collect();
+        let shared = |base: &usize| {
+            leases
+                .get(base)
+                .is_some_and(|lease| Arc::strong_count(lease) > 1)
+        };
+        if bases.iter().any(shared) {
+            return Err(Error::Pinned);
+        }
+        let fresh = gaps(&leases, at, len)
+            .into_iter()
+            .map(|(start, len)| take(arena, start, len))
+            .collect::<Result<Vec<_>, _>>()?;
+        // INVARIANT: under the lock nobody can share what was not shared a moment ago.
+        let mut parts: Vec<Lease> = bases
+            .iter()
+            .filter_map(|base| Arc::into_inner(leases.remove(base)?))
+            .chain(fresh)
+            .collect();
+        parts.sort_unstable_by_key(start_of);
+        let mut parts = parts.into_iter();
+        let mut whole = parts.next().ok_or(Error::FrameInvalid)?;
+        for next in parts {
+            whole = match whole.join(next) {
+                Ok(both) => both,
+                Err((first, second)) => {
+                    // Not in one window, which whoever asked has checked: as it was.
+                    for lease in [first, second] {
+                        leases.insert(start_of(&lease), Arc::new(lease));
+                    }
+                    return Err(Error::NoContiguousRun);
+                }
+            };
+        }
+        let from = at - start_of(&whole);
+        Ok(HeldAlone { lease: whole, from })
+    }
+
+    /// Keeps what was written for the next one.
+    pub(crate) fn give_back(&self, lease: Lease) {
+        insert(&mut locked(&self.0), lease);
+    }
+
+    /// Gives up the right to the bytes of a page that left its slot.
+    pub(crate) fn let_go(&self, arena: &Arena, at: usize, len: usize) -> Grip {
+        let mut leases = locked(&self.0);
+        let Some(base) = overlapping(&leases, at, len).next() else {
+            // Nobody here has it. A writer that was forgotten has it for ever.
+            return match take(arena, at, len) {
+                Ok(_) => Grip::Free,
+                Err(_) => Grip::Held,
+            };
+        };
+        let lease = match leases.remove(&base).map(Arc::try_unwrap) {
+            Some(Ok(lease)) => lease,
+            Some(Err(shared)) => {
+                leases.insert(base, shared);
+                return Grip::Held;
+            }
+            None => return Grip::Held,
+        };
+        // INVARIANT: leases are in whole pages, so that these cuts are where pages meet.
+        let (head, rest) = cut(lease, at - base);
+        let (page, tail) = match rest {
+            Some(rest) => cut(rest, len),
+            None => (None, None),
+        };
+        for kept in [head, tail].into_iter().flatten() {
+            leases.insert(start_of(&kept), Arc::new(kept));
+        }
+        drop(page);
+        Grip::Free
+    }
+}
+
+/// What lies before `at` bytes, and what from there on.
+fn cut(mut lease: Lease, at: usize) -> (Option<Lease>, Option<Lease>) {
+    if at == 0 {
+        return (None, Some(lease));
+    }
+    if at >= bytes(&lease) {
+        return (Some(lease), None);
+    }
+    // CAST: usize is at most 64 bits wide on Linux.
+    let rest = lease.split_off(ByteLen::new(at as u64)).ok();
+    (Some(lease), rest)
+}
+
+/// Adds a lease, as one with its neighbour before it where nobody else has that.
+fn insert(leases: &mut BTreeMap<usize, Arc<Lease>>, lease: Lease) {
+    let start = start_of(&lease);
+    let before = leases
+        .range(..start)
+        .next_back()
+        .filter(|(base, before)| **base + bytes(before) == start && Arc::strong_count(before) == 1)
+        .map(|(base, _)| *base);
+    let lease = match before.and_then(|base| Arc::into_inner(leases.remove(&base)?)) {
+        None => lease,
+        Some(before) => match before.join(lease) {
+            Ok(both) => both,
+            Err((before, lease)) => {
+                leases.insert(start_of(&before), Arc::new(before));
+                lease
+            }
+        },
+    };
+    leases.insert(start_of(&lease), Arc::new(lease));
+}
+
+/// The leases that have a part of `at..at + len`, ascending.
+fn overlapping(
+    leases: &BTreeMap<usize, Arc<Lease>>,
+    at: usize,
+    len: usize,
+) -> impl Iterator<Item = usize> + '_ {
+    let first = leases
+        .range(..=at)
+        .next_back()
+        .filter(move |(base, lease)| **base + bytes(lease) > at)
+        .map_or(at, |(base, _)| *base);
+    leases.range(first..at + len).map(|(base, _)| *base)
+}
+
+/// The parts of `at..at + len` that no lease here has: start and length, ascending.
+fn gaps(leases: &BTreeMap<usize, Arc<Lease>>, at: usize, len: usize) -> Vec<(usize, usize)> {
+    let mut gaps = Vec::new();
+    let mut next = at;
+    for (base, lease) in overlapping(leases, at, len).filter_map(|base| leases.get_key_value(&base))
+    {
+        if *base > next {
+            gaps.push((next, base - next));
+        }
+        next = next.max(base + bytes(lease));
+    }
+    if next < at + len {
+        gaps.push((next, at + len - next));
+    }
+    gaps
+}
+
+fn take(arena: &Arena, at: usize, len: usize) -> Result<Lease, Error> {
+    // CAST: usize is at most 64 bits wide on Linux.
+    match arena.lease(number(at), ByteLen::new(len as u64)) {
+        // Not here, so with somebody who writes.
+        Err(Error::FrameInvalid) => Err(Error::Pinned),
+        outcome => outcome,
+    }
+}
+
+/// The length of a lease in bytes.
+fn bytes(lease: &Lease) -> usize {
+    // CAST: made of a usize.
+    lease.len().raw() as usize
+}
+
+fn start_of(lease: &Lease) -> usize {
+    lease.as_ptr().as_ptr().addr()
+}
