@@ -262,24 +262,24 @@ mod tests {
 
     #[test]
     fn the_machines_own_release_names_the_mirror() {
-        let targets = "http://elsewhere/tools/|nodistro|main\nhttp://mirror/debian-security/|bookworm-security|main\n\
-                       http://mirror/debian/|bookworm|contrib\nhttp://mirror/debian/|bookworm|main\n";
+        let targets = "http://tools.example/|nodistro|main\nhttp://mirror.example/debian-security/|bookworm-security|main\n\
+                       http://mirror.example/debian/|bookworm|contrib\nhttp://mirror.example/debian/|bookworm|main\n";
         assert_eq!(
             choose_mirror(targets, "bookworm").as_deref(),
-            Some("http://mirror/debian/")
+            Some("http://mirror.example/debian/")
         );
         assert_eq!(choose_mirror(targets, "sid"), None);
         assert_eq!(
-            choose_mirror("http://m/d/|stable|main\n", "bookworm").as_deref(),
-            Some("http://m/d/")
+            choose_mirror("http://mirror.example/d/|stable|main\n", "bookworm").as_deref(),
+            Some("http://mirror.example/d/")
         );
     }
 
     #[test]
     fn what_apt_prints_is_understood() {
-        let madison = "linux-source | 7.3.4-1 | http://m trixie-backports/main amd64 Packages\n\
-                       linux-source |  6.12.9-1 | http://m trixie/main amd64 Packages\n\
-                       linux-source | 6.12.9-1 | http://m trixie/main Sources\n";
+        let madison = "linux-source | 7.3.4-1 | http://mirror.example trixie-backports/main amd64 Packages\n\
+                       linux-source |  6.12.9-1 | http://mirror.example trixie/main amd64 Packages\n\
+                       linux-source | 6.12.9-1 | http://mirror.example trixie/main Sources\n";
         assert_eq!(
             parse_madison(madison)["linux-source"],
             ["7.3.4-1", "6.12.9-1"]
@@ -290,7 +290,7 @@ mod tests {
             parse_simulation(simulation),
             ["gcc=4:14.2.0-1", "libc6=2.41-12"]
         );
-        let uris = "'http://m/b/busybox-static_1.37.0-6%2bb9_amd64.deb' busybox-static_1%3a1.37.0-6+b9_amd64.deb 955316 SHA256:598a\nnoise\n";
+        let uris = "'http://mirror.example/b/busybox-static_1.37.0-6%2bb9_amd64.deb' busybox-static_1%3a1.37.0-6+b9_amd64.deb 955316 SHA256:598a\nnoise\n";
         let debs = parse_uris(uris);
         assert_eq!(debs.len(), 1);
         assert_eq!(

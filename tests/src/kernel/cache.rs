@@ -143,11 +143,6 @@ pub enum Leftover {
 }
 
 impl Entry {
-    /// Where the complete entry is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// The kind and the hash, the same wherever the cache is.
     pub fn name(&self) -> String {
         self.path
@@ -259,7 +254,7 @@ mod tests {
             })
             .expect("the work succeeded");
         assert!(
-            entry.is_complete() && entry.path().join("whole").exists() && !entry.partial().exists()
+            entry.is_complete() && entry.path.join("whole").exists() && !entry.partial().exists()
         );
         entry
             .complete(Leftover::Discard, |_| bail!("made twice"))
@@ -285,7 +280,7 @@ mod tests {
             .expect("pruning");
         assert_eq!(
             removed,
-            [old.path().to_owned(), cache.path("packages").join("a.deb")]
+            [old.path.clone(), cache.path("packages").join("a.deb")]
         );
         assert!(new.is_complete() && cache.path("packages").join("b.deb").exists());
         fs::remove_dir_all(&cache.root).expect("cleaning up");

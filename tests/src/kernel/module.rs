@@ -115,7 +115,7 @@ fn refuse_warnings(log: &str) -> Result<()> {
 /// # Errors
 ///
 /// No registry, or a crate that `Cargo.lock` does not have.
-pub fn vendor() -> Result<PathBuf> {
+fn vendor() -> Result<PathBuf> {
     let lock_file = workspace().join("Cargo.lock");
     let lock = fs::read_to_string(&lock_file)
         .with_context(|| format!("reading {}", lock_file.display()))?;

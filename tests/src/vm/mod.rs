@@ -17,6 +17,7 @@ pub mod ktap;
 pub mod outcome;
 pub mod program;
 pub mod qemu;
+pub mod selftest;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,7 +41,6 @@ pub struct Guest {
     files: Initramfs,
     modules: Vec<Module>,
     script: String,
-    node_mib: [u32; 2],
     timeout: Duration,
     command_line: Vec<String>,
     expected: Vec<String>,
@@ -87,7 +87,6 @@ impl Guest {
             files,
             modules: Vec::new(),
             script: "true\n".to_owned(),
-            node_mib: [3072, 1024],
             timeout,
             command_line: Vec::new(),
             expected: Vec::new(),
@@ -148,12 +147,6 @@ impl Guest {
         self
     }
 
-    /// Memory of the two nodes, in MiB.
-    pub fn memory(mut self, node_mib: [u32; 2]) -> Self {
-        self.node_mib = node_mib;
-        self
-    }
-
     /// How long the guest may take from power-on to its end.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -209,7 +202,6 @@ impl Guest {
         Ok(qemu::Machine {
             kernel: &self.kernel,
             folder,
-            node_mib: self.node_mib,
             command_line: &self.command_line,
             serial,
         })
@@ -284,6 +276,9 @@ enum Action {
         /// Commands for the guest's shell.
         #[arg(long, default_value = "true")]
         script: String,
+        /// Text of complaints in the kernel's log that the script provokes; they are no findings.
+        #[arg(long = "expect", value_name = "TEXT")]
+        expected: Vec<String>,
         /// Seconds until a hanging guest is killed.
         #[arg(long)]
         timeout: Option<u64>,
@@ -293,6 +288,8 @@ enum Action {
         #[command(flatten)]
         machine: MachineArguments,
     },
+    /// Boot good guests and bad ones, and see that they are told apart; the last line is `N passed, M failed`.
+    Selftest,
 }
 
 #[derive(Args, Debug)]
@@ -346,11 +343,15 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Action::Run {
             machine,
             script,
+            expected,
             timeout,
         } => {
             let mut guest = machine.guest("run")?.script(&script);
             if let Some(seconds) = timeout {
                 guest = guest.timeout(Duration::from_secs(seconds));
+            }
+            for text in &expected {
+                guest = guest.expect(text);
             }
             let outcome = guest.run()?;
             print!("{outcome}");
@@ -360,77 +361,6 @@ pub fn run(arguments: Arguments) -> Result<()> {
             Ok(())
         }
         Action::Shell { machine } => machine.guest("shell")?.shell(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::findings::Kind;
-    use super::*;
-
-    fn guest(name: &str) -> Guest {
-        let kernel = kernel::prepare(Route::Stock).expect("a kernel");
-        Guest::new(&kernel, name).expect("busybox")
-    }
-
-    #[test]
-    #[ignore = "boots virtual machines, which takes minutes"]
-    fn a_guest_reports_what_its_script_reports() {
-        let run = guest("reports")
-            .kernel_module("brd", "rd_nr=1")
-            .expect("Debian has RAM disks")
-            .script("echo KTAP version 1; echo 1..2; test -b /dev/ram0 && echo ok 1 - module\necho not ok 2 - wrong")
-            .run()
-            .expect("QEMU runs");
-        assert_eq!(
-            (run.totals(), &run.ended),
-            ((1, 1), &Ended::Status(0)),
-            "{run}"
-        );
-        assert_eq!(run.tests.failures, ["wrong"]);
-        assert!(run.findings.is_empty(), "{run}");
-    }
-
-    #[test]
-    #[ignore = "boots virtual machines, which takes minutes"]
-    fn a_static_program_sees_two_nodes_and_the_device() {
-        let programs = program::build(&["build", "-p", "htlb-tests", "--bin", "kernel_dev"]);
-        let program = &programs.expect("cargo builds it")[0];
-        let run = guest("program")
-            .copy("/bin/program", program)
-            .expect("cargo made it")
-            .script(
-                "set -e\nprogram --help\ntest $(cat /sys/devices/system/node/online) = 0-1\n\
-                 grep -q 0x11e8 /sys/bus/pci/devices/*/device\nexit 5",
-            )
-            .run()
-            .expect("QEMU runs");
-        assert_eq!(run.ended, Ended::Status(5), "{run}");
-        assert_eq!(run.totals(), (0, 1), "{run}");
-    }
-
-    #[test]
-    #[ignore = "boots virtual machines, which takes minutes"]
-    fn a_panic_is_found_and_a_hang_is_killed() {
-        let run = guest("panic")
-            .script("echo c >/proc/sysrq-trigger")
-            .run()
-            .expect("QEMU runs");
-        assert_eq!(run.ended, Ended::Died, "{run}");
-        assert_eq!(
-            run.findings.first().map(|finding| finding.kind),
-            Some(Kind::Oops),
-            "{run}"
-        );
-
-        let limit = Duration::from_secs(90);
-        let run = guest("hang")
-            .script("echo before; sleep 1000")
-            .timeout(limit)
-            .run()
-            .expect("QEMU runs");
-        assert_eq!(run.ended, Ended::TimedOut(limit), "{run}");
-        assert!(run.to_string().contains("before"), "{run}");
-        assert!(!run.is_success());
+        Action::Selftest => selftest::run(),
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{ensure, Result};
+use serde_json::Value;
 
 use crate::kernel::command::answer;
 use crate::kernel::workspace;
@@ -41,16 +42,11 @@ pub fn build(arguments: &[&str]) -> Result<Vec<PathBuf>> {
     Ok(programs)
 }
 
-/// The programs that cargo's messages name. A path with a character that JSON escapes is not one of cargo's own
-/// making, and is passed over.
+/// The programs that cargo's messages name.
 fn executables(messages: &str) -> Vec<PathBuf> {
-    const KEY: &str = "\"executable\":\"";
     let path = |message: &str| {
-        let start = message.find(KEY)?;
-        let (path, _) = message
-            .get(start.saturating_add(KEY.len())..)?
-            .split_once('"')?;
-        (!path.contains('\\')).then(|| PathBuf::from(path))
+        let message: Value = serde_json::from_str(message).ok()?;
+        message["executable"].as_str().map(PathBuf::from)
     };
     messages.lines().filter_map(path).collect()
 }

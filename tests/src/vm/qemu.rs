@@ -28,6 +28,9 @@ pub const RESULTS: &str = "results.log";
 /// What QEMU itself said.
 const OWN_LOG: &str = "qemu.log";
 
+/// Memory of the two nodes, in MiB: unequal, so that a mistaken node shows.
+const NODE_MIB: [u32; 2] = [3072, 1024];
+
 /// One machine, ready to be switched on; its initramfs is `initrd` in `folder`.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine<'a> {
@@ -35,8 +38,6 @@ pub struct Machine<'a> {
     pub kernel: &'a Prepared,
     /// Where its files are.
     pub folder: &'a Path,
-    /// Memory per node, in MiB.
-    pub node_mib: [u32; 2],
     /// Words after the standard ones.
     pub command_line: &'a [String],
     /// The serial ports.
@@ -65,7 +66,7 @@ impl Machine<'_> {
     fn command(&self) -> Command {
         let image = self.kernel.image.parent().unwrap_or(Path::new("/"));
         let binds = [Bind::same(image), Bind::same(self.folder)];
-        let [first, second] = self.node_mib;
+        let [first, second] = NODE_MIB;
         let words = |words: &str| {
             words
                 .split_whitespace()
