@@ -21,6 +21,8 @@ use htlb_core::{
 use crate::arena::{address, Arena, Slots, Words};
 use crate::error::Error;
 use crate::host::{locked, BufferHost};
+use crate::owner::{Key, Owner, Whole};
+use crate::pools::Shared;
 use crate::receipt::Home;
 
 pub use builder::{BufferBuilder, Layout, Populate};
@@ -49,6 +51,33 @@ impl Live {
             held.pages = held.pages.saturating_add(self.host.aside().left());
         }
         held
+    }
+
+    /// How many pages it can have.
+    pub(crate) fn pages(&self) -> u64 {
+        // CAST: usize is at most 64 bits wide on Linux.
+        self.core.map().extents().slots() as u64
+    }
+
+    /// Whether any of its pages are of `arena`.
+    pub(crate) fn uses(&self, arena: &Arc<Arena>) -> bool {
+        self.core.parts().any(|part| {
+            let of = self.host.arena(&part.attempt);
+            of.is_some_and(|of| Arc::ptr_eq(of, arena))
+        })
+    }
+
+    /// Whether every page that it was made with is there, and nobody holds on to one.
+    fn is_as_made(&self, key: &Key) -> bool {
+        let map = self.core.map();
+        let mut present = 0;
+        for (_, census) in map.census().iter() {
+            if census.pins > 0 {
+                return false;
+            }
+            present += census.present.raw();
+        }
+        present == self.pages() && map.size() == key.request.size() && !map.is_sealed()
     }
 
     /// Whether the pages of `arena` are this buffer's alone.
@@ -81,6 +110,8 @@ pub struct Buffer {
     live: Arc<Live>,
     /// Where the pools know of it.
     place: usize,
+    /// Who has it back when it is dropped.
+    keep: Option<(Owner, Key)>,
     home: Home,
     access: Access,
     took: Duration,
@@ -111,10 +142,24 @@ impl Buffer {
         Self {
             place: live.host.shared().register(&live),
             live,
+            keep: None,
             home,
             access,
             took: Duration::ZERO,
             asked: ByteLen::new(size),
+        }
+    }
+
+    /// A buffer that its owner kept whole.
+    fn again(live: Arc<Live>, place: usize, keep: Option<(Owner, Key)>, size: ByteLen) -> Self {
+        Self {
+            live,
+            place,
+            keep,
+            home: Home::Private,
+            access: Access::InPlace,
+            took: Duration::ZERO,
+            asked: size,
         }
     }
 
@@ -360,18 +405,38 @@ impl Drop for Buffer {
         // A forked child's copy: the pages are the parent's, and what it would lock may be locked for ever.
         let shared = Arc::clone(self.live.host.shared());
         let Ok(_inside) = shared.enter() else { return };
-        shared.unregister(self.place);
-        // INVARIANT: inspections have others only behind the closed gate, so this is the only one.
-        let released = Arc::get_mut(&mut self.live).is_some_and(|Live { core, host }| {
-            let first = core.parts().next().copied();
-            let released = driver::release(host, core).is_ok();
-            if let Some(part) = first.filter(|_| released) {
-                host.put_aside_back(&part.attempt, part.charge);
+        if let Some((owner, key)) = self.keep.take() {
+            if self.live.is_as_made(&key)
+                && owner.shelf().push_whole(key, &self.live, self.place) == Whole::Kept
+            {
+                return;
             }
-            released
-        });
-        if !released {
-            shared.keep(&self.live);
         }
+        give_up(&shared, &mut self.live, self.place);
+    }
+}
+
+/// The end of a buffer that nobody uses. The caller is inside.
+pub(crate) fn release(shared: &Shared, mut live: Arc<Live>, place: usize) {
+    // Nothing of it is for its owner any more.
+    if let Some(live) = Arc::get_mut(&mut live) {
+        live.host.disown();
+    }
+    give_up(shared, &mut live, place);
+}
+
+fn give_up(shared: &Shared, live: &mut Arc<Live>, place: usize) {
+    shared.unregister(place);
+    // INVARIANT: inspections have others only behind the closed gate, so this is the only one.
+    let released = Arc::get_mut(live).is_some_and(|Live { core, host }| {
+        let first = core.parts().next().copied();
+        let released = driver::release(host, core).is_ok();
+        if let Some(part) = first.filter(|_| released) {
+            host.put_aside_back(&part.attempt, part.charge);
+        }
+        released
+    });
+    if !released {
+        shared.keep(live);
     }
 }

@@ -9,7 +9,7 @@ pub(crate) mod leases;
 mod aside;
 mod supply;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use htlb_core::host::Contents;
 use htlb_core::ledger::AccountId;
@@ -37,7 +37,8 @@ pub(crate) struct BufferHost {
     shared: Arc<Shared>,
     /// The buffer's own pages, where it does not use the pools'.
     own: Option<Arc<Arena>>,
-    owner: Option<Arc<Shelf>>,
+    /// Weak: the shelf has whole buffers, and so this.
+    owner: Weak<Shelf>,
     nodes: NodePolicy,
     threads: usize,
     leases: Leases,
@@ -54,7 +55,7 @@ impl BufferHost {
     pub(crate) fn new(
         shared: Arc<Shared>,
         own: Option<Arc<Arena>>,
-        owner: Option<Arc<Shelf>>,
+        owner: Weak<Shelf>,
         nodes: NodePolicy,
         threads: usize,
     ) -> Self {
@@ -68,6 +69,11 @@ impl BufferHost {
             aside: Aside::default(),
             refusals: Mutex::default(),
         }
+    }
+
+    /// From now on nothing is kept for an owner.
+    pub(crate) fn disown(&mut self) {
+        self.owner = Weak::new();
     }
 
     pub(crate) const fn shared(&self) -> &Arc<Shared> {
@@ -159,7 +165,7 @@ impl Host for BufferHost {
             return Some(page);
         }
         let arena = self.arena(attempt)?;
-        let frame = self.owner.as_ref()?.pop(arena, attempt.reach)?;
+        let frame = self.owner.upgrade()?.pop(arena, attempt.reach)?;
         Some((frame, Contents::OwnData))
     }
 
@@ -170,7 +176,7 @@ impl Host for BufferHost {
     }
 
     fn keep(&self, frame: Frame, attempt: &Attempt) -> Result<(), Frame> {
-        match (&self.owner, self.arena(attempt)) {
+        match (self.owner.upgrade(), self.arena(attempt)) {
             (Some(owner), Some(arena)) => owner.push(arena, attempt.reach, frame),
             _ => Err(frame),
         }

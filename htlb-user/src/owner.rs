@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
-//! Pages that an owner keeps between two buffers, so that its own data needs no clearing for it.
+//! What an owner keeps between two buffers, so that its own data needs no clearing for it.
+//!
+//! The last buffers are kept whole, their pages in their slots: one of the same choices is taken again without a look at
+//! ledger, pool or page map. Behind them, single pages are kept for buffers of any length.
 
 use std::sync::{Arc, Mutex};
 
 use htlb_core::ledger::AccountId;
 use htlb_core::magazine::Magazine;
-use htlb_core::{Charge, Class, Condition, Frame, Level, NodeId, Pfn, Reach};
+use htlb_core::{ByteLen, Charge, Class, Condition, Frame, Level, NodeId, Pfn, Reach, Request};
 
 use crate::arena::{words, Arena, Words};
+use crate::buffer::{self, Live};
 use crate::host::locked;
 use crate::pools::{Pools, Shared};
 
@@ -49,6 +53,7 @@ impl Owner {
             shared: Arc::clone(pools.shared()),
             most: pages,
             magazines: Mutex::default(),
+            spent: Mutex::default(),
         });
         pools.shared().register_shelf(&shelf);
         Self { shelf }
@@ -66,7 +71,22 @@ struct Kept {
     magazine: Magazine<Words>,
 }
 
-/// The magazines of one owner.
+/// What makes a kept buffer fit a new request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) request: Request,
+    pub(crate) room: ByteLen,
+}
+
+/// A whole buffer that is not in use.
+#[derive(Debug)]
+struct Spent {
+    key: Key,
+    live: Arc<Live>,
+    place: usize,
+}
+
+/// What one owner keeps.
 #[derive(Debug)]
 pub(crate) struct Shelf {
     shared: Arc<Shared>,
@@ -74,9 +94,35 @@ pub(crate) struct Shelf {
     most: usize,
     /// One for each kind of page and reach: a page goes back under the reach that it was taken for.
     magazines: Mutex<Vec<Kept>>,
+    /// Buffers of at most `most` pages together.
+    spent: Mutex<Vec<Spent>>,
 }
 
 impl Shelf {
+    /// The buffer of these choices that was kept last, and where the pools know of it.
+    pub(crate) fn pop_whole(&self, key: &Key) -> Option<(Arc<Live>, usize)> {
+        let mut spent = locked(&self.spent);
+        let at = spent.iter().rposition(|kept| kept.key == *key)?;
+        let kept = spent.remove(at);
+        Some((kept.live, kept.place))
+    }
+
+    /// Keeps a whole buffer, if there is room for as many pages.
+    pub(crate) fn push_whole(&self, key: Key, live: &Arc<Live>, place: usize) -> Whole {
+        let mut spent = locked(&self.spent);
+        let kept: u64 = spent.iter().map(|kept| kept.live.pages()).sum();
+        // CAST: a number of pages to keep that fits a table.
+        if kept.saturating_add(live.pages()) > self.most as u64 {
+            return Whole::Refused;
+        }
+        spent.push(Spent {
+            key,
+            live: Arc::clone(live),
+            place,
+        });
+        Whole::Kept
+    }
+
     /// The page that was kept last of those taken for this reach.
     pub(crate) fn pop(&self, arena: &Arc<Arena>, reach: Reach) -> Option<Frame> {
         let mut magazines = locked(&self.magazines);
@@ -155,6 +201,21 @@ impl Shelf {
 
     /// Gives back everything of `arena`, or of all: for a shortage, and at the end. Says how many pages that was.
     pub(crate) fn empty(&self, only: Option<&Arc<Arena>>) -> u64 {
+        let spent = {
+            let mut all = locked(&self.spent);
+            let (gone, stay) = std::mem::take(&mut *all)
+                .into_iter()
+                .partition(|kept: &Spent| only.is_none_or(|only| kept.live.uses(only)));
+            *all = stay;
+            let gone: Vec<Spent> = gone;
+            gone
+        };
+        let mut buffers = 0;
+        for Spent { live, place, .. } in spent {
+            buffers += live.pages();
+            // Its pages pass by the magazines: they are wanted elsewhere.
+            buffer::release(&self.shared, live, place);
+        }
         let mut taken = Vec::new();
         for kept in locked(&self.magazines).iter_mut() {
             if only.is_none_or(|only| Arc::ptr_eq(only, &kept.arena)) {
@@ -168,13 +229,22 @@ impl Shelf {
             }
         }
         // ORDER: a stock's lock is never taken inside that of the magazines.
-        let count = taken.len() as u64;
+        let count = buffers + taken.len() as u64;
         for (arena, charge, frame) in taken {
             let returned = locked(arena.stock()).put(frame, charge, Condition::Dirty);
             self.shared.settle(&arena, returned);
         }
         count
     }
+}
+
+/// What became of a buffer that was offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whole {
+    /// It is on the shelf.
+    Kept,
+    /// There is no room for it.
+    Refused,
 }
 
 impl Kept {

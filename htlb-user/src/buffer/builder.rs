@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! Choices for a buffer, and the making of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use htlb_core::driver::{self, Commitment};
@@ -15,7 +15,7 @@ use super::{Access, Buffer, Live, PageMut};
 use crate::arena::Slots;
 use crate::error::Error;
 use crate::host::BufferHost;
-use crate::owner::Owner;
+use crate::owner::{Key, Owner};
 use crate::pools::Shared;
 use crate::receipt::{Home, Refusal};
 
@@ -280,12 +280,19 @@ impl BufferBuilder {
     }
 
     fn make(self, produce: Option<&Produce<'_>>) -> Result<Buffer, Error> {
-        let began = Instant::now();
         let shared = Arc::clone(&self.shared);
         let _inside = shared
             .enter()
             .map_err(|cause| self.refusal(cause).forked())?;
-        let placement = self.placement()?;
+        let request = self.request()?;
+        let keep = self.keep(request);
+        if let (Some((owner, key)), None) = (&keep, produce) {
+            if let Some((live, place)) = owner.shelf().pop_whole(key) {
+                return Ok(Buffer::again(live, place, keep, request.size()));
+            }
+        }
+        let began = Instant::now();
+        let placement = self.placement(&request)?;
         let made = match self.backing {
             Backing::File => self.make_shareable(&placement),
             Backing::Pools => self.make_private(&placement),
@@ -302,12 +309,24 @@ impl BufferBuilder {
             buffer.populate_all(produce)?;
             buffer.check_contiguity(self.contiguity)?;
         }
+        buffer.keep = keep;
         buffer.took = began.elapsed();
         Ok(buffer)
     }
 
-    /// The ladder for this machine.
-    fn placement(&self) -> Result<Placement, Error> {
+    /// Under which choices the owner keeps the whole buffer, if it is of the kind that is kept.
+    fn keep(&self, request: Request) -> Option<(Owner, Key)> {
+        let plain = self.when() == Populate::Now
+            && self.layout == Layout::Straight
+            && self.backing == Backing::Pools
+            && request.fill() == Fill::DirtyWithinOwner;
+        let owner = self.owner.as_ref().filter(|_| plain)?;
+        let room = self.room();
+        Some((owner.clone(), Key { request, room }))
+    }
+
+    /// What is asked, checked.
+    fn request(&self) -> Result<Request, Error> {
         let fill = self.fill.unwrap_or(match self.owner {
             Some(_) => Fill::DirtyWithinOwner,
             None => Fill::Zeroed,
@@ -317,7 +336,12 @@ impl BufferBuilder {
         if self.room() < request.size() {
             return Err(self.refusal(Cause::BeyondCapacity));
         }
-        policy::resolve(&request, self.shared.topology()).map_err(|cause| {
+        Ok(request)
+    }
+
+    /// The ladder for this machine.
+    fn placement(&self, request: &Request) -> Result<Placement, Error> {
+        policy::resolve(request, self.shared.topology()).map_err(|cause| {
             let error = self.refusal(cause);
             match (cause, self.page) {
                 (Cause::PageSizeUnsupported, PageChoice::Transparent) => error
@@ -329,7 +353,10 @@ impl BufferBuilder {
     }
 
     fn make_private(&self, placement: &Placement) -> Made {
-        let shelf = self.owner.as_ref().map(|owner| Arc::clone(owner.shelf()));
+        let shelf = self
+            .owner
+            .as_ref()
+            .map_or_else(Weak::new, |owner| Arc::downgrade(owner.shelf()));
         let shared = Arc::clone(&self.shared);
         let host = BufferHost::new(shared, None, shelf, self.nodes, self.threads);
         let core = match (self.when(), self.layout) {

@@ -113,6 +113,14 @@ impl Leases {
         len: usize,
     ) -> Result<HeldAlone, Error> {
         let mut leases = locked(&self.0);
+        // The usual case, a whole buffer again: one lease, which nobody shares.
+        if let Some(lease) = leases.get_mut(&at) {
+            if bytes(lease) == len && Arc::get_mut(lease).is_some() {
+                if let Some(lease) = leases.remove(&at).and_then(Arc::into_inner) {
+                    return Ok(HeldAlone { lease, from: 0 });
+                }
+            }
+        }
         let bases: Vec<usize> = overlapping(&leases, at, len).collect();
         let shared = |base: &usize| {
             leases

@@ -96,7 +96,7 @@ impl BufferHost {
     ) -> Result<(), Error> {
         let arena = self.arena(attempt).ok_or(Error::NoRoom)?;
         let count = usize::try_from(pages.raw()).map_err(|_| Error::SizeTooLarge)?;
-        let kept = self.owner.as_ref();
+        let kept = self.owner.upgrade();
         if let Some(first) = kept.and_then(|owner| owner.pop_run(arena, attempt.reach, count)) {
             self.aside
                 .put(first, attempt.size, count, Contents::OwnData);
