@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! What the tests of every back end share.
 
-pub mod conformance;
-pub mod host;
-pub mod kernel;
 pub mod model;
 pub mod sim;
+pub mod conformance;
+#[cfg(feature = "runner")]
+pub mod host;
+#[cfg(feature = "runner")]
+pub mod kernel;
 pub mod skip;
+#[cfg(feature = "runner")]
 pub mod vm;
