@@ -21,6 +21,8 @@ use htlb_core::{
 use crate::arena::{address, Arena, Slots, Words};
 use crate::error::Error;
 use crate::host::{locked, BufferHost};
+use crate::owner::{Key, Shelf};
+use crate::pools::{back_off, Shared};
 use crate::receipt::Home;
 
 pub use builder::{BufferBuilder, Layout, Populate};
@@ -51,6 +53,27 @@ impl Live {
         held
     }
 
+    /// Whether a part of it lies in `arena`.
+    pub(crate) fn uses(&self, arena: &Arc<Arena>) -> bool {
+        self.core.parts().any(|part| {
+            self.host
+                .arena(&part.attempt)
+                .is_some_and(|of| Arc::ptr_eq(of, arena))
+        })
+    }
+
+    /// Whether every page that it was made with is there, of its one extent, and nobody has a hand on one.
+    fn is_as_made(&self, size: ByteLen) -> bool {
+        let map = self.core.map();
+        let as_it_was = map.size() == size && !map.is_sealed() && self.host.leases().are_here();
+        as_it_was && {
+            let pages = map.extents().slots() as u64;
+            let census = map.census();
+            let mut extents = census.iter();
+            extents.all(|(_, census)| census.present.raw() == pages && census.pins == 0)
+        }
+    }
+
     /// Whether the pages of `arena` are this buffer's alone.
     pub(crate) fn owns(&self, arena: &Arc<Arena>) -> bool {
         self.host
@@ -78,13 +101,24 @@ impl Live {
 /// Dropping gives everything back. A pin, slice or seal that was leaked keeps the pages for ever.
 #[derive(Debug)]
 pub struct Buffer {
+    // ORDER: dropped before the keeper, which may be the last one of an owner that ends, and then gives this back.
     live: Arc<Live>,
     /// Where the pools know of it.
     place: usize,
+    /// Who keeps its pages, and for what request the whole of it.
+    keeper: Option<Keeper>,
     home: Home,
     access: Access,
     took: Duration,
     asked: ByteLen,
+}
+
+/// Who has a buffer's memory when it is dropped.
+#[derive(Debug)]
+struct Keeper {
+    shelf: Arc<Shelf>,
+    /// The choices of a buffer that can be kept whole.
+    key: Option<Key>,
 }
 
 static_assertions::assert_impl_all!(Buffer: Send, Sync);
@@ -111,6 +145,7 @@ impl Buffer {
         Self {
             place: live.host.shared().register(&live),
             live,
+            keeper: None,
             home,
             access,
             took: Duration::ZERO,
@@ -324,9 +359,8 @@ impl Buffer {
         let (used, len) = (used as usize, arena.size().bytes() as usize);
         let leases = self.host().leases();
         let mut held = leases.hold_alone(arena, address(pfn), len)?;
-        let from = ByteOffset::new((held.from + used) as u64);
-        let outcome = held.lease.zero_part(from, len - used);
-        leases.give_back(held.lease);
+        let outcome = held.zero_from(used);
+        leases.give_back(held);
         outcome
     }
 
@@ -358,20 +392,54 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         // A forked child's copy: the pages are the parent's, and what it would lock may be locked for ever.
-        let shared = Arc::clone(self.live.host.shared());
-        let Ok(_inside) = shared.enter() else { return };
-        shared.unregister(self.place);
-        // INVARIANT: inspections have others only behind the closed gate, so this is the only one.
-        let released = Arc::get_mut(&mut self.live).is_some_and(|Live { core, host }| {
-            let first = core.parts().next().copied();
-            let released = driver::release(host, core).is_ok();
-            if let Some(part) = first.filter(|_| released) {
-                host.put_aside_back(&part.attempt, part.charge);
-            }
-            released
-        });
-        if !released {
-            shared.keep(&self.live);
+        if !self.live.host.shared().is_mine() {
+            return;
         }
+        if let Some((shelf, key)) = self.keeper.as_ref().and_then(|k| Some((&k.shelf, k.key?))) {
+            if self.live.is_as_made(key.request.size()) {
+                let live = Arc::clone(&self.live);
+                if shelf.push_whole(key, live, self.place).is_ok() {
+                    return;
+                }
+            }
+        }
+        let shared = Arc::clone(self.live.host.shared());
+        if let Ok(_inside) = shared.enter() {
+            release(&shared, &mut self.live, self.place, Leftovers::ToOwner);
+        };
+    }
+}
+
+/// Who has the pages of a buffer that ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leftovers {
+    /// Its owner, as far as there is one that has room.
+    ToOwner,
+    /// Everybody.
+    ToPools,
+}
+
+/// The end of a buffer: its pages and promises go back. The caller is inside the gate.
+pub(crate) fn release(shared: &Shared, live: &mut Arc<Live>, place: usize, to: Leftovers) {
+    shared.unregister(place);
+    // INVARIANT: inspections have others only behind the closed gate; a thread that has just given it to its owner lets go
+    // at once. So this is, or soon will be, the only one.
+    let mut rounds = 0;
+    while Arc::strong_count(live) > 1 && rounds < 10_000 {
+        back_off(&mut rounds);
+    }
+    let released = Arc::get_mut(live).is_some_and(|Live { core, host }| {
+        if to == Leftovers::ToPools {
+            host.disown();
+        }
+        let first = core.parts().next().copied();
+        let released = driver::release(host, core).is_ok();
+        if let Some(part) = first.filter(|_| released) {
+            host.put_aside_back(&part.attempt, part.charge);
+        }
+        released
+    });
+    if !released {
+        shared.keep(live);
     }
 }

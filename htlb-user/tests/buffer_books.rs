@@ -97,7 +97,11 @@ fn two_that_do_not_fit() {
         .unwrap();
     assert!(is_short(cause(holes.populate(0, PIECE * PAGE))));
     let (_, free, reserved) = base(&pools);
-    assert_eq!((free, reserved), (reserved, PIECE * 2 / 3), "no promise was broken");
+    assert_eq!(
+        (free, reserved),
+        (reserved, PIECE * 2 / 3),
+        "no promise was broken"
+    );
     assert_eq!(first.populate(0, first.len()).unwrap(), first.len());
     base(&pools);
     drop((first, holes));
@@ -117,8 +121,16 @@ fn ranges_and_sizes_that_make_no_sense() {
         (u64::MAX, PAGE, Cause::RangeOverflow),
         (PAGE, u64::MAX, Cause::RangeOverflow),
     ] {
-        assert_eq!(cause(buffer.populate(offset, len)), expected, "{offset} {len}");
-        assert_eq!(cause(buffer.reserve(offset, len)), expected, "{offset} {len}");
+        assert_eq!(
+            cause(buffer.populate(offset, len)),
+            expected,
+            "{offset} {len}"
+        );
+        assert_eq!(
+            cause(buffer.reserve(offset, len)),
+            expected,
+            "{offset} {len}"
+        );
         assert_eq!(cause(buffer.punch(offset, len)), expected, "{offset} {len}");
     }
     assert_eq!(cause(buffer.slice(u64::MAX, 1)), Cause::RangeOverflow);
@@ -127,8 +139,14 @@ fn ranges_and_sizes_that_make_no_sense() {
     assert!(buffer.slice(4 * PAGE, 0).unwrap().is_empty());
     assert_eq!(cause(buffer.page_at(4 * PAGE)), Cause::RangeBeyondEnd);
     assert_eq!(cause(buffer.pin(u64::MAX)), Cause::RangeBeyondEnd);
-    assert_eq!(cause(buffer.read_at(u64::MAX, &mut [0])), Cause::RangeOverflow);
-    assert_eq!(cause(buffer.write_at(4 * PAGE - 1, b"xy")), Cause::RangeBeyondEnd);
+    assert_eq!(
+        cause(buffer.read_at(u64::MAX, &mut [0])),
+        Cause::RangeOverflow
+    );
+    assert_eq!(
+        cause(buffer.write_at(4 * PAGE - 1, b"xy")),
+        Cause::RangeBeyondEnd
+    );
     assert_eq!(cause(buffer.truncate(4 * PAGE + 1)), Cause::BeyondCapacity);
     assert_eq!(cause(pools.buffer(0).create()), Cause::SizeZero);
     let short = pools.buffer(2 * PAGE).base_pages().capacity(PAGE);
@@ -152,7 +170,10 @@ fn sizes_beyond_any_memory_are_errors() {
     }
     // Address space for slots is all that holes cost, and there is an end to that too.
     for bytes in [u64::MAX, 1 << 62, 1 << 60] {
-        let holes = pools.buffer(bytes).base_pages().populate(Populate::Unpromised);
+        let holes = pools
+            .buffer(bytes)
+            .base_pages()
+            .populate(Populate::Unpromised);
         assert!(holes.create().is_err(), "{bytes:#x}");
     }
     let holes = pools
@@ -162,7 +183,10 @@ fn sizes_beyond_any_memory_are_errors() {
         .create()
         .unwrap();
     assert_eq!(holes.populate((1 << 35) - PAGE, PAGE).unwrap(), PAGE);
-    assert_eq!(holes.page_at((1 << 35) - 1).unwrap().offset, (1 << 35) - PAGE);
+    assert_eq!(
+        holes.page_at((1 << 35) - 1).unwrap().offset,
+        (1 << 35) - PAGE
+    );
 }
 
 #[test]
@@ -181,9 +205,17 @@ fn truncate_to_nothing_and_grow_again() {
     assert!(buffer.as_mut_slice().unwrap().is_empty());
     assert_eq!(buffer.raw_parts().unwrap().1, 0);
     let (_, free, reserved) = base(&pools);
-    assert_eq!((free, reserved), (PIECE - 3, 0), "three wait beyond the old size");
+    assert_eq!(
+        (free, reserved),
+        (PIECE - 3, 0),
+        "three wait beyond the old size"
+    );
     assert_eq!(buffer.truncate(6 * PAGE).unwrap().pages.raw(), 0);
-    assert_eq!(buffer.reserve(0, 6 * PAGE).unwrap(), 3 * PAGE, "of which three are had");
+    assert_eq!(
+        buffer.reserve(0, 6 * PAGE).unwrap(),
+        3 * PAGE,
+        "of which three are had"
+    );
     assert_eq!(buffer.receipt().reserved, ByteLen::new(6 * PAGE));
     assert_eq!(buffer.populate(0, 6 * PAGE).unwrap(), 6 * PAGE);
     let mut bytes = vec![1; 6 * PAGE as usize];
@@ -200,7 +232,10 @@ fn what_a_truncate_cuts_off_is_zero_when_it_comes_back() {
     let mut buffer = pools.buffer(2 * PAGE).base_pages().create().unwrap();
     buffer.as_mut_slice().unwrap().fill(7);
     buffer.truncate(PAGE + 10).unwrap();
-    assert_eq!(cause(buffer.read_at(PAGE + 10, &mut [0])), Cause::RangeBeyondEnd);
+    assert_eq!(
+        cause(buffer.read_at(PAGE + 10, &mut [0])),
+        Cause::RangeBeyondEnd
+    );
     buffer.truncate(2 * PAGE).unwrap();
     let bytes = buffer.as_slice().unwrap();
     let (kept, cut) = bytes.split_at(PAGE as usize + 10);
@@ -267,7 +302,10 @@ fn a_panic_in_a_producer_leaves_nothing_claimed() {
             })
         }));
         let words = panicked.unwrap_err();
-        assert!(words.downcast_ref::<String>().unwrap().contains("a producer's bug"));
+        assert!(words
+            .downcast_ref::<String>()
+            .unwrap()
+            .contains("a producer's bug"));
         base(&pools);
         // Whoever comes next gets the page, and does not wait for ever.
         assert_eq!(buffer.populate(2 * PAGE, PAGE).unwrap(), PAGE);
@@ -367,7 +405,11 @@ fn guards_that_are_forgotten_cost_pages_and_nothing_else() {
     assert_eq!(cause(written.as_mut_slice()), Cause::Pinned);
     assert_eq!(cause(written.as_slice()), Cause::Pinned);
     drop(written);
-    assert_eq!(base(&pools), (PIECE, PIECE - 4, 0), "in limbo, and nobody gets them");
+    assert_eq!(
+        base(&pools),
+        (PIECE, PIECE - 4, 0),
+        "in limbo, and nobody gets them"
+    );
     for _ in 0..3 {
         let mut other = whole().unwrap();
         other.as_mut_slice().unwrap().fill(1);
@@ -384,14 +426,20 @@ fn guards_that_are_forgotten_cost_pages_and_nothing_else() {
     drop(pinned);
     assert_eq!(base(&pools), (PIECE, PIECE - 12, 0));
 
-    let all = pools.buffer((PIECE - 12) * PAGE).base_pages().layout(Layout::Scattered);
+    let all = pools
+        .buffer((PIECE - 12) * PAGE)
+        .base_pages()
+        .layout(Layout::Scattered);
     assert_eq!(all.create().unwrap().len(), (PIECE - 12) * PAGE);
     assert_eq!(base(&pools), (PIECE, PIECE - 12, 0));
 }
 
 #[test]
 fn what_is_returned_does_not_stay() {
-    let pools = Pools::builder().retention(Retention::Return).build().unwrap();
+    let pools = Pools::builder()
+        .retention(Retention::Return)
+        .build()
+        .unwrap();
     let owner = Owner::new(&pools);
     for populate in [Populate::Now, Populate::Later, Populate::Unpromised] {
         let buffer = pools
@@ -410,7 +458,10 @@ fn what_is_returned_does_not_stay() {
         drop(buffer);
         assert_eq!(base(&pools), (0, 0, 0), "{populate:?}");
     }
-    let refused = pools.buffer(PAGE).base_pages().create_with(|_| Err(io::Error::other("no")));
+    let refused = pools
+        .buffer(PAGE)
+        .base_pages()
+        .create_with(|_| Err(io::Error::other("no")));
     assert!(refused.is_err());
     assert_eq!(base(&pools), (0, 0, 0));
 }
@@ -466,9 +517,66 @@ fn an_owner_gets_its_own_data_back_and_nobody_elses() {
 }
 
 #[test]
+fn a_kept_buffer_is_as_it_was_made() {
+    let pools = base_limited(PIECE);
+    let owner = Owner::new(&pools);
+    let make = || {
+        pools
+            .buffer(4 * PAGE)
+            .base_pages()
+            .owner(&owner)
+            .capacity(6 * PAGE)
+    };
+    let write = |byte: u8| {
+        let mut buffer = make().create().unwrap();
+        buffer.as_mut_slice().unwrap().fill(byte);
+        buffer
+    };
+    for change in 0..5 {
+        let mut buffer = write(0x66);
+        match change {
+            0 => drop(buffer.punch(PAGE, PAGE).unwrap()),
+            1 => drop(buffer.truncate(PAGE).unwrap()),
+            2 => drop(buffer.truncate(6 * PAGE).unwrap()),
+            3 => std::mem::forget(buffer.pin(0).unwrap()),
+            _ => std::mem::forget(buffer.as_mut_slice().unwrap()),
+        }
+        drop(buffer);
+        base(&pools);
+        let mut next = make().create().unwrap();
+        assert_eq!((next.len(), next.capacity()), (4 * PAGE, 6 * PAGE));
+        next.as_mut_slice().unwrap().fill(1);
+        assert_eq!(next.punch(0, 4 * PAGE).unwrap().pages.raw(), 4, "{change}");
+        base(&pools);
+    }
+    // Other choices, or another owner of the same pools, or the same owner in other pools.
+    drop(write(0x44));
+    assert_eq!(
+        make().create_with(|_| Ok(0)).unwrap().as_slice().unwrap()[0],
+        0
+    );
+    let zeroed = make().fill(Fill::Zeroed).create().unwrap();
+    assert!(zeroed.as_slice().unwrap().iter().all(|byte| *byte == 0));
+    let other = Pools::new().unwrap();
+    let elsewhere = other
+        .buffer(4 * PAGE)
+        .base_pages()
+        .owner(&owner)
+        .capacity(6 * PAGE);
+    assert_eq!(elsewhere.create().unwrap().as_slice().unwrap()[0], 0);
+    drop(zeroed);
+    other.check().unwrap();
+    base(&pools);
+    drop(owner);
+    let (pages, free, reserved) = base(&pools);
+    assert_eq!((pages, reserved), (PIECE, 0));
+    assert!(free >= PIECE - 12, "all but what was forgotten: {free}");
+}
+
+#[test]
 fn what_an_owner_keeps_serves_whoever_is_short() {
     let pools = base_limited(PIECE);
-    let owner = Owner::keeping(&pools, 400);
+    let owner = Owner::keeping(&pools, 400 * PAGE);
     for straight in [false, true] {
         let mut kept = pools
             .buffer(400 * PAGE)
@@ -479,7 +587,11 @@ fn what_an_owner_keeps_serves_whoever_is_short() {
         kept.as_mut_slice().unwrap().fill(0xaa);
         drop(kept);
         assert_eq!(base(&pools), (PIECE, PIECE - 400, 0));
-        let layout = if straight { Layout::Straight } else { Layout::Scattered };
+        let layout = if straight {
+            Layout::Straight
+        } else {
+            Layout::Scattered
+        };
         let other = pools
             .buffer(300 * PAGE)
             .base_pages()
@@ -493,9 +605,20 @@ fn what_an_owner_keeps_serves_whoever_is_short() {
         base(&pools);
     }
     let last = Owner::new(&pools);
-    drop(pools.buffer(PAGE).base_pages().owner(&last).create().unwrap());
+    drop(
+        pools
+            .buffer(PAGE)
+            .base_pages()
+            .owner(&last)
+            .create()
+            .unwrap(),
+    );
     drop((owner, last));
-    assert_eq!(base(&pools), (PIECE, PIECE, 0), "an owner that ends gives back what it kept");
+    assert_eq!(
+        base(&pools),
+        (PIECE, PIECE, 0),
+        "an owner that ends gives back what it kept"
+    );
 }
 
 #[test]
@@ -551,7 +674,12 @@ fn huge_pages_come_back_to_the_system() {
     let free = || lease.pools().available(HugeSize::MIB2).unwrap().raw();
     let start = free();
     let pools = limits(6).retention(Retention::Return).build().unwrap();
-    let buffer = pools.buffer(6 * MIB2).page_size(HugeSize::MIB2).strict().create().unwrap();
+    let buffer = pools
+        .buffer(6 * MIB2)
+        .page_size(HugeSize::MIB2)
+        .strict()
+        .create()
+        .unwrap();
     assert_eq!(free(), start - 6);
     assert_eq!(buffer.punch(2 * MIB2, MIB2).unwrap().pages.raw(), 1);
     assert_eq!(mib2(&pools), (5, 0, 0));
@@ -562,11 +690,23 @@ fn huge_pages_come_back_to_the_system() {
     assert_eq!((mib2(&pools), free()), ((0, 0, 0), start));
 
     let pools = limited(6);
-    drop(pools.buffer(6 * MIB2).page_size(HugeSize::MIB2).strict().create().unwrap());
+    drop(
+        pools
+            .buffer(6 * MIB2)
+            .page_size(HugeSize::MIB2)
+            .strict()
+            .create()
+            .unwrap(),
+    );
     assert_eq!((mib2(&pools), free()), ((6, 6, 0), start - 6));
     assert_eq!(pools.trim(), 6 * MIB2);
     assert_eq!(free(), start);
-    let again = pools.buffer(6 * MIB2).page_size(HugeSize::MIB2).strict().create().unwrap();
+    let again = pools
+        .buffer(6 * MIB2)
+        .page_size(HugeSize::MIB2)
+        .strict()
+        .create()
+        .unwrap();
     drop(pools);
     assert_eq!(free(), start - 6, "a buffer keeps its pools");
     drop(again);

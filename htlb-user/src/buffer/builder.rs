@@ -2,7 +2,7 @@
 //! Choices for a buffer, and the making of it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use htlb_core::driver::{self, Commitment};
 use htlb_core::{
@@ -11,11 +11,11 @@ use htlb_core::{
 };
 
 use super::fill::Produce;
-use super::{Access, Buffer, Live, PageMut};
+use super::{Access, Buffer, Keeper, Live, PageMut};
 use crate::arena::Slots;
 use crate::error::Error;
 use crate::host::BufferHost;
-use crate::owner::Owner;
+use crate::owner::{Key, Owner};
 use crate::pools::Shared;
 use crate::receipt::{Home, Refusal};
 
@@ -82,6 +82,13 @@ enum Backing {
     Pools,
     /// A file of its own.
     File,
+}
+
+/// What is put into a buffer when it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Produced {
+    Nothing,
+    Content,
 }
 
 /// What a buffer is made of, or why not.
@@ -280,12 +287,22 @@ impl BufferBuilder {
     }
 
     fn make(self, produce: Option<&Produce<'_>>) -> Result<Buffer, Error> {
+        let request = self.request()?;
+        let produced = match produce {
+            Some(_) => Produced::Content,
+            None => Produced::Nothing,
+        };
+        let keeper = self.keeper(request, produced);
+        let keeper = match self.kept(keeper) {
+            Ok(buffer) => return Ok(buffer),
+            Err(keeper) => keeper,
+        };
         let began = Instant::now();
         let shared = Arc::clone(&self.shared);
         let _inside = shared
             .enter()
             .map_err(|cause| self.refusal(cause).forked())?;
-        let placement = self.placement()?;
+        let placement = self.placement(&request)?;
         let made = match self.backing {
             Backing::File => self.make_shareable(&placement),
             Backing::Pools => self.make_private(&placement),
@@ -297,6 +314,7 @@ impl BufferBuilder {
                 .fold(error, |error, refusal| error.found(refusal.why))
         })?;
         let mut buffer = Buffer::register(Live { core, host }, home, Access::InPlace, self.size);
+        buffer.keeper = keeper;
         if self.when() == Populate::Now {
             // What fails here gives everything back when the buffer is dropped.
             buffer.populate_all(produce)?;
@@ -306,8 +324,50 @@ impl BufferBuilder {
         Ok(buffer)
     }
 
-    /// The ladder for this machine.
-    fn placement(&self) -> Result<Placement, Error> {
+    /// Who will have the memory, and whether whole.
+    fn keeper(&self, request: Request, produce: Produced) -> Option<Keeper> {
+        let shelf = self.owner.as_ref()?.shelf();
+        let whole = request.fill() == Fill::DirtyWithinOwner
+            && produce == Produced::Nothing
+            && (self.when(), self.layout) == (Populate::Now, Layout::Straight)
+            && self.backing == Backing::Pools
+            && self.shared.keeps_pages()
+            && shelf.is_of(&self.shared);
+        Some(Keeper {
+            shelf: Arc::clone(shelf),
+            key: whole.then_some(Key {
+                request,
+                room: self.room(),
+                threads: self.threads,
+            }),
+        })
+    }
+
+    /// A buffer of the same choices that the owner has kept.
+    ///
+    /// # Errors
+    /// Who will keep the new one, where there is none.
+    fn kept(&self, keeper: Option<Keeper>) -> Result<Buffer, Option<Keeper>> {
+        let found = keeper
+            .as_ref()
+            .filter(|_| self.shared.is_mine())
+            .and_then(|Keeper { shelf, key }| shelf.pop_whole(key.as_ref()?));
+        match found {
+            Some((live, place)) => Ok(Buffer {
+                live,
+                place,
+                keeper,
+                home: Home::Private,
+                access: Access::InPlace,
+                took: Duration::ZERO,
+                asked: ByteLen::new(self.size),
+            }),
+            None => Err(keeper),
+        }
+    }
+
+    /// The choices, checked.
+    fn request(&self) -> Result<Request, Error> {
         let fill = self.fill.unwrap_or(match self.owner {
             Some(_) => Fill::DirtyWithinOwner,
             None => Fill::Zeroed,
@@ -317,7 +377,12 @@ impl BufferBuilder {
         if self.room() < request.size() {
             return Err(self.refusal(Cause::BeyondCapacity));
         }
-        policy::resolve(&request, self.shared.topology()).map_err(|cause| {
+        Ok(request)
+    }
+
+    /// The ladder for this machine.
+    fn placement(&self, request: &Request) -> Result<Placement, Error> {
+        policy::resolve(request, self.shared.topology()).map_err(|cause| {
             let error = self.refusal(cause);
             match (cause, self.page) {
                 (Cause::PageSizeUnsupported, PageChoice::Transparent) => error
@@ -329,7 +394,7 @@ impl BufferBuilder {
     }
 
     fn make_private(&self, placement: &Placement) -> Made {
-        let shelf = self.owner.as_ref().map(|owner| Arc::clone(owner.shelf()));
+        let shelf = self.owner.as_ref().map(Owner::shelf);
         let shared = Arc::clone(&self.shared);
         let host = BufferHost::new(shared, None, shelf, self.nodes, self.threads);
         let core = match (self.when(), self.layout) {

@@ -23,7 +23,11 @@ pub fn huge(test: &str, pages: u64) -> Option<PoolLease> {
         Err(why) => why,
     };
     if let (NoPages::Refused(_), Ok(lease)) = (&why, PoolLease::take()) {
-        if lease.pools().available(HugeSize::MIB2).is_ok_and(|there| there >= wanted) {
+        if lease
+            .pools()
+            .available(HugeSize::MIB2)
+            .is_ok_and(|there| there >= wanted)
+        {
             return Some(lease);
         }
     }
