@@ -21,8 +21,8 @@ use htlb_core::{
 use crate::arena::{address, Arena, Slots, Words};
 use crate::error::Error;
 use crate::host::{locked, BufferHost};
-use crate::owner::{Key, Owner};
-use crate::pools::Shared;
+use crate::owner::{Key, Shelf};
+use crate::pools::{back_off, Shared};
 use crate::receipt::Home;
 
 pub use builder::{BufferBuilder, Layout, Populate};
@@ -53,31 +53,25 @@ impl Live {
         held
     }
 
-    /// How many pages it can have.
-    pub(crate) fn pages(&self) -> u64 {
-        // CAST: usize is at most 64 bits wide on Linux.
-        self.core.map().extents().slots() as u64
-    }
-
-    /// Whether any of its pages are of `arena`.
+    /// Whether a part of it lies in `arena`.
     pub(crate) fn uses(&self, arena: &Arc<Arena>) -> bool {
         self.core.parts().any(|part| {
-            let of = self.host.arena(&part.attempt);
-            of.is_some_and(|of| Arc::ptr_eq(of, arena))
+            self.host
+                .arena(&part.attempt)
+                .is_some_and(|of| Arc::ptr_eq(of, arena))
         })
     }
 
-    /// Whether every page that it was made with is there, and nobody holds on to one.
-    fn is_as_made(&self, key: &Key) -> bool {
+    /// Whether every page that it was made with is there, of its one extent, and nobody has a hand on one.
+    fn is_as_made(&self, size: ByteLen) -> bool {
         let map = self.core.map();
-        let mut present = 0;
-        for (_, census) in map.census().iter() {
-            if census.pins > 0 {
-                return false;
-            }
-            present += census.present.raw();
+        let as_it_was = map.size() == size && !map.is_sealed() && self.host.leases().are_here();
+        as_it_was && {
+            let pages = map.extents().slots() as u64;
+            let census = map.census();
+            let mut extents = census.iter();
+            extents.all(|(_, census)| census.present.raw() == pages && census.pins == 0)
         }
-        present == self.pages() && map.size() == key.request.size() && !map.is_sealed()
     }
 
     /// Whether the pages of `arena` are this buffer's alone.
@@ -107,16 +101,24 @@ impl Live {
 /// Dropping gives everything back. A pin, slice or seal that was leaked keeps the pages for ever.
 #[derive(Debug)]
 pub struct Buffer {
-    /// `None` only while it is dropped.
-    live: Option<Arc<Live>>,
+    // ORDER: dropped before the keeper, which may be the last one of an owner that ends, and then gives this back.
+    live: Arc<Live>,
     /// Where the pools know of it.
     place: usize,
-    /// Who has it back when it is dropped.
-    keep: Option<(Owner, Key)>,
+    /// Who keeps its pages, and for what request the whole of it.
+    keeper: Option<Keeper>,
     home: Home,
     access: Access,
     took: Duration,
     asked: ByteLen,
+}
+
+/// Who has a buffer's memory when it is dropped.
+#[derive(Debug)]
+struct Keeper {
+    shelf: Arc<Shelf>,
+    /// The choices of a buffer that can be kept whole.
+    key: Option<Key>,
 }
 
 static_assertions::assert_impl_all!(Buffer: Send, Sync);
@@ -142,8 +144,8 @@ impl Buffer {
         let live = Arc::new(live);
         Self {
             place: live.host.shared().register(&live),
-            live: Some(live),
-            keep: None,
+            live,
+            keeper: None,
             home,
             access,
             took: Duration::ZERO,
@@ -151,33 +153,12 @@ impl Buffer {
         }
     }
 
-    /// A buffer that its owner kept whole.
-    fn again(live: Arc<Live>, place: usize, keep: Option<(Owner, Key)>, size: ByteLen) -> Self {
-        Self {
-            live: Some(live),
-            place,
-            keep,
-            home: Home::Private,
-            access: Access::InPlace,
-            took: Duration::ZERO,
-            asked: size,
-        }
-    }
-
-    fn live(&self) -> &Live {
-        match &self.live {
-            Some(live) => live,
-            // INVARIANT: only Drop takes it, and nobody can call afterwards.
-            None => unreachable!("a buffer that is being dropped has no callers"),
-        }
-    }
-
     fn core(&self) -> &htlb_core::Buffer<Slots> {
-        &self.live().core
+        &self.live.core
     }
 
     fn host(&self) -> &BufferHost {
-        &self.live().host
+        &self.live.host
     }
 
     /// The size in bytes.
@@ -378,9 +359,8 @@ impl Buffer {
         let (used, len) = (used as usize, arena.size().bytes() as usize);
         let leases = self.host().leases();
         let mut held = leases.hold_alone(arena, address(pfn), len)?;
-        let from = ByteOffset::new((held.from + used) as u64);
-        let outcome = held.lease.zero_part(from, len - used);
-        leases.give_back(held.lease);
+        let outcome = held.zero_from(used);
+        leases.give_back(held);
         outcome
     }
 
@@ -411,39 +391,47 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let Some(live) = self.live.take() else { return };
-        let shared = Arc::clone(live.host.shared());
         // A forked child's copy: the pages are the parent's, and what it would lock may be locked for ever.
-        let Ok(_inside) = shared.enter() else {
-            std::mem::forget(live);
+        if !self.live.host.shared().is_mine() {
             return;
-        };
-        let left = match &self.keep {
-            // The shelf has the only reference then; should its owner end now, it is the shelf that gives back.
-            Some((owner, key)) if live.is_as_made(key) => {
-                owner.shelf().push_whole(*key, live, self.place)
-            }
-            _ => Some(live),
-        };
-        if let Some(live) = left {
-            give_up(&shared, live, self.place);
         }
+        if let Some((shelf, key)) = self.keeper.as_ref().and_then(|k| Some((&k.shelf, k.key?))) {
+            if self.live.is_as_made(key.request.size()) {
+                let live = Arc::clone(&self.live);
+                if shelf.push_whole(key, live, self.place).is_ok() {
+                    return;
+                }
+            }
+        }
+        let shared = Arc::clone(self.live.host.shared());
+        if let Ok(_inside) = shared.enter() {
+            release(&shared, &mut self.live, self.place, Leftovers::ToOwner);
+        };
     }
 }
 
-/// The end of a buffer that nobody uses. The caller is inside.
-pub(crate) fn release(shared: &Shared, mut live: Arc<Live>, place: usize) {
-    // Nothing of it is for its owner any more.
-    if let Some(live) = Arc::get_mut(&mut live) {
-        live.host.disown();
-    }
-    give_up(shared, live, place);
+/// Who has the pages of a buffer that ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leftovers {
+    /// Its owner, as far as there is one that has room.
+    ToOwner,
+    /// Everybody.
+    ToPools,
 }
 
-fn give_up(shared: &Shared, mut live: Arc<Live>, place: usize) {
+/// The end of a buffer: its pages and promises go back. The caller is inside the gate.
+pub(crate) fn release(shared: &Shared, live: &mut Arc<Live>, place: usize, to: Leftovers) {
     shared.unregister(place);
-    // INVARIANT: inspections have others only behind the closed gate, so this is the only one.
-    let released = Arc::get_mut(&mut live).is_some_and(|Live { core, host }| {
+    // INVARIANT: inspections have others only behind the closed gate; a thread that has just given it to its owner lets go
+    // at once. So this is, or soon will be, the only one.
+    let mut rounds = 0;
+    while Arc::strong_count(live) > 1 && rounds < 10_000 {
+        back_off(&mut rounds);
+    }
+    let released = Arc::get_mut(live).is_some_and(|Live { core, host }| {
+        if to == Leftovers::ToPools {
+            host.disown();
+        }
         let first = core.parts().next().copied();
         let released = driver::release(host, core).is_ok();
         if let Some(part) = first.filter(|_| released) {
@@ -452,6 +440,6 @@ fn give_up(shared: &Shared, mut live: Arc<Live>, place: usize) {
         released
     });
     if !released {
-        shared.keep(&live);
+        shared.keep(live);
     }
 }

@@ -37,8 +37,8 @@ pub(crate) struct BufferHost {
     shared: Arc<Shared>,
     /// The buffer's own pages, where it does not use the pools'.
     own: Option<Arc<Arena>>,
-    /// Weak: the shelf has whole buffers, and so this.
-    owner: Weak<Shelf>,
+    /// Weak, since what the owner keeps are buffers too.
+    owner: Option<Weak<Shelf>>,
     nodes: NodePolicy,
     threads: usize,
     leases: Leases,
@@ -55,25 +55,20 @@ impl BufferHost {
     pub(crate) fn new(
         shared: Arc<Shared>,
         own: Option<Arc<Arena>>,
-        owner: Weak<Shelf>,
+        owner: Option<&Arc<Shelf>>,
         nodes: NodePolicy,
         threads: usize,
     ) -> Self {
         Self {
             shared,
             own,
-            owner,
+            owner: owner.map(Arc::downgrade),
             nodes,
             threads,
             leases: Leases::default(),
             aside: Aside::default(),
             refusals: Mutex::default(),
         }
-    }
-
-    /// From now on nothing is kept for an owner.
-    pub(crate) fn disown(&mut self) {
-        self.owner = Weak::new();
     }
 
     pub(crate) const fn shared(&self) -> &Arc<Shared> {
@@ -103,6 +98,16 @@ impl BufferHost {
             }
             None => self.shared.arena(kin_of(attempt), attempt.size),
         }
+    }
+
+    /// Has no owner from now on.
+    pub(crate) fn disown(&mut self) {
+        self.owner = None;
+    }
+
+    /// Who keeps its pages, while that is.
+    fn owner(&self) -> Option<Arc<Shelf>> {
+        self.owner.as_ref().and_then(Weak::upgrade)
     }
 
     /// Why rungs fell short, so far.
@@ -165,7 +170,7 @@ impl Host for BufferHost {
             return Some(page);
         }
         let arena = self.arena(attempt)?;
-        let frame = self.owner.upgrade()?.pop(arena, attempt.reach)?;
+        let frame = self.owner()?.pop(arena, attempt.reach)?;
         Some((frame, Contents::OwnData))
     }
 
@@ -176,7 +181,7 @@ impl Host for BufferHost {
     }
 
     fn keep(&self, frame: Frame, attempt: &Attempt) -> Result<(), Frame> {
-        match (self.owner.upgrade(), self.arena(attempt)) {
+        match (self.owner(), self.arena(attempt)) {
             (Some(owner), Some(arena)) => owner.push(arena, attempt.reach, frame),
             _ => Err(frame),
         }

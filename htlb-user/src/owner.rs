@@ -1,35 +1,39 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! What an owner keeps between two buffers, so that its own data needs no clearing for it.
 //!
-//! The last buffers are kept whole, their pages in their slots: one of the same choices is taken again without a look at
-//! ledger, pool or page map. Behind them, single pages are kept for buffers of any length.
+//! A buffer that is dropped as it was made is kept whole, its pages in their slots and charged as before: having it again
+//! touches neither ledger nor pool. Pages of other buffers are kept one by one, in magazines. Either leaves dirty for everyone.
 
 use std::sync::{Arc, Mutex};
 
 use htlb_core::ledger::AccountId;
 use htlb_core::magazine::Magazine;
-use htlb_core::{ByteLen, Charge, Class, Condition, Frame, Level, NodeId, Pfn, Reach, Request};
+use htlb_core::{ByteLen, Charge, Class, Condition, Frame, Level, NodeId, Reach, Request};
 
 use crate::arena::{words, Arena, Words};
-use crate::buffer::{self, Live};
+use crate::buffer::{self, Leftovers, Live};
 use crate::host::locked;
 use crate::pools::{Pools, Shared};
 
-/// How many pages of each kind an owner keeps at most.
-const KEPT: usize = 64;
+/// How much an owner keeps at most, unless it says otherwise.
+const KEPT: u64 = 64 << 20;
 
 /// One tenant of a process: buffers that share it may see each other's old data, and nobody else's.
 ///
-/// Dropping the last clone gives its pages back, dirty for everyone.
+/// What it keeps is a convenience: whoever is short of pages gets them, cleared. Dropping the last clone, and the last buffer
+/// of it, gives everything back.
 ///
 /// ```
-/// use htlb_user::{Pools, Owner};
+/// use htlb_user::{Owner, Pools};
 /// let pools = Pools::new()?;
 /// let owner = Owner::new(&pools);
-/// let first = pools.buffer(8192).base_pages().owner(&owner).create()?;
+/// let mut first = pools.buffer(8192).base_pages().owner(&owner).create()?;
+/// first.as_mut_slice()?[0] = 7;
 /// drop(first); // its pages stay with the owner
 /// let again = pools.buffer(8192).base_pages().owner(&owner).create()?;
-/// assert_eq!(again.len(), 8192);
+/// assert_eq!(again.as_slice()?[0], 7);
+/// let other = pools.buffer(8192).base_pages().create()?;
+/// assert_eq!(other.as_slice()?[0], 0);
 /// # Ok::<(), htlb_user::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -38,22 +42,19 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// A new owner, with nothing kept; it will keep at most 64 pages of each kind.
+    /// A new owner, with nothing kept; it will keep at most 64 MiB.
     #[must_use]
     pub fn new(pools: &Pools) -> Self {
         Self::keeping(pools, KEPT)
     }
 
-    /// A new owner that keeps at most `pages` pages of each kind.
-    ///
-    /// What it keeps is a convenience: whoever is short of pages gets them, cleared.
+    /// A new owner that keeps at most `bytes` bytes, in whole pages.
     #[must_use]
-    pub fn keeping(pools: &Pools, pages: usize) -> Self {
+    pub fn keeping(pools: &Pools, bytes: u64) -> Self {
         let shelf = Arc::new(Shelf {
             shared: Arc::clone(pools.shared()),
-            most: pages,
-            magazines: Mutex::default(),
-            spent: Mutex::default(),
+            most: ByteLen::new(bytes),
+            kept: Mutex::default(),
         });
         pools.shared().register_shelf(&shelf);
         Self { shelf }
@@ -64,112 +65,117 @@ impl Owner {
     }
 }
 
-#[derive(Debug)]
-struct Kept {
-    arena: Arc<Arena>,
-    reach: Reach,
-    magazine: Magazine<Words>,
-}
-
-/// What makes a kept buffer fit a new request.
+/// What makes a kept buffer the answer to a new request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     pub(crate) request: Request,
     pub(crate) room: ByteLen,
-}
-
-/// A whole buffer that is not in use.
-#[derive(Debug)]
-struct Spent {
-    key: Key,
-    live: Arc<Live>,
-    place: usize,
+    pub(crate) threads: usize,
 }
 
 /// What one owner keeps.
 #[derive(Debug)]
 pub(crate) struct Shelf {
     shared: Arc<Shared>,
-    /// How many pages each magazine holds at most.
-    most: usize,
+    most: ByteLen,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    buffers: Vec<Whole>,
     /// One for each kind of page and reach: a page goes back under the reach that it was taken for.
-    magazines: Mutex<Vec<Kept>>,
-    /// Buffers of at most `most` pages together.
-    spent: Mutex<Vec<Spent>>,
+    magazines: Vec<Pages>,
+    /// All of it together.
+    bytes: u64,
+}
+
+/// A buffer that nobody uses, and where the pools know of it.
+#[derive(Debug)]
+struct Whole {
+    key: Key,
+    live: Arc<Live>,
+    place: usize,
+}
+
+#[derive(Debug)]
+struct Pages {
+    arena: Arc<Arena>,
+    reach: Reach,
+    magazine: Magazine<Words>,
+}
+
+impl Pages {
+    fn is(&self, arena: &Arc<Arena>, reach: Reach) -> bool {
+        Arc::ptr_eq(&self.arena, arena) && self.reach == reach
+    }
 }
 
 impl Shelf {
-    /// The buffer of these choices that was kept last, and where the pools know of it.
-    pub(crate) fn pop_whole(&self, key: &Key) -> Option<(Arc<Live>, usize)> {
-        let mut spent = locked(&self.spent);
-        let at = spent.iter().rposition(|kept| kept.key == *key)?;
-        let kept = spent.remove(at);
-        Some((kept.live, kept.place))
+    /// Whether what is kept here can be used in these pools.
+    pub(crate) fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.shared, shared)
     }
 
-    /// Keeps a whole buffer; gives it back where there is no room for so many pages.
-    pub(crate) fn push_whole(&self, key: Key, live: Arc<Live>, place: usize) -> Option<Arc<Live>> {
-        let mut spent = locked(&self.spent);
-        let kept: u64 = spent.iter().map(|kept| kept.live.pages()).sum();
-        // CAST: a number of pages to keep that fits a table.
-        if kept.saturating_add(live.pages()) > self.most as u64 {
-            return Some(live);
+    /// The buffer of these choices that was kept last.
+    pub(crate) fn pop_whole(&self, key: &Key) -> Option<(Arc<Live>, usize)> {
+        let mut kept = locked(&self.kept);
+        let at = kept.buffers.iter().rposition(|whole| whole.key == *key)?;
+        let whole = kept.buffers.remove(at);
+        kept.bytes = kept.bytes.saturating_sub(key.room.raw());
+        Some((whole.live, whole.place))
+    }
+
+    /// Keeps a buffer that is as it was made.
+    ///
+    /// # Errors
+    /// It, where that would be too much.
+    pub(crate) fn push_whole(
+        &self,
+        key: Key,
+        live: Arc<Live>,
+        place: usize,
+    ) -> Result<(), Arc<Live>> {
+        let mut kept = locked(&self.kept);
+        let bytes = kept.bytes.saturating_add(key.room.raw());
+        if bytes > self.most.raw() {
+            return Err(live);
         }
-        spent.push(Spent { key, live, place });
-        None
+        kept.bytes = bytes;
+        kept.buffers.push(Whole { key, live, place });
+        Ok(())
     }
 
     /// The page that was kept last of those taken for this reach.
     pub(crate) fn pop(&self, arena: &Arc<Arena>, reach: Reach) -> Option<Frame> {
-        let mut magazines = locked(&self.magazines);
-        let kept = magazines.iter_mut().find(|kept| kept.is(arena, reach))?;
-        kept.magazine.pop().map(|(frame, _)| frame)
-    }
-
-    /// Takes `count` pages that follow each other in memory, of those taken for this reach; the first one's number.
-    pub(crate) fn pop_run(&self, arena: &Arc<Arena>, reach: Reach, count: usize) -> Option<Pfn> {
-        let mut magazines = locked(&self.magazines);
-        let kept = magazines.iter_mut().find(|kept| kept.is(arena, reach))?;
-        if count == 1 {
-            return kept.magazine.pop().map(|(frame, _)| frame.into_pfn());
-        }
-        if count == 0 || kept.magazine.len() < count {
-            return None;
-        }
-        let mut pages: Vec<Pfn> = kept.magazine.iter().map(|(pfn, _)| pfn).collect();
-        pages.sort_unstable();
-        let step = arena.size().base_pages();
-        let follow = |run: &&[Pfn]| {
-            run.windows(2)
-                .all(|two| matches!(two, [a, b] if b.raw() - a.raw() == step))
-        };
-        let run = pages.windows(count).find(follow)?;
-        let (first, last) = (run.first().copied()?, run.last().copied()?);
-        let all: Vec<_> = kept.magazine.drain().collect();
-        for (frame, class) in all.into_iter().rev() {
-            if (first..=last).contains(&frame.pfn()) {
-                // The run is known by its first number from now on.
-                let _ = frame.into_pfn();
-            } else {
-                // INVARIANT: there are fewer than a moment ago, so there is room.
-                let refused = kept.magazine.push(frame, class);
-                debug_assert_eq!(refused, Ok(()));
-            }
-        }
-        Some(first)
+        let mut kept = locked(&self.kept);
+        let pages = kept.magazines.iter_mut();
+        let (frame, _) = pages
+            .into_iter()
+            .find(|pages| pages.is(arena, reach))?
+            .magazine
+            .pop()?;
+        kept.bytes = kept.bytes.saturating_sub(frame.size().bytes());
+        Some(frame)
     }
 
     /// Keeps a page, still charged.
+    ///
+    /// # Errors
+    /// The frame, where that would be too much, or the pages of this kind are not to stay.
     pub(crate) fn push(&self, arena: &Arc<Arena>, reach: Reach, frame: Frame) -> Result<(), Frame> {
-        if !self.shared.keeps(arena) {
+        let mut kept = locked(&self.kept);
+        let bytes = kept.bytes.saturating_add(frame.size().bytes());
+        if bytes > self.most.raw() || !self.shared.keeps(arena) {
             return Err(frame);
         }
-        let mut magazines = locked(&self.magazines);
-        if !magazines.iter().any(|kept| kept.is(arena, reach)) {
-            let Ok(memory) = words(self.most) else {
+        if !kept.magazines.iter().any(|pages| pages.is(arena, reach)) {
+            let room = arena.size().whole_pages_in(self.most).raw();
+            let memory = usize::try_from(room).ok().and_then(|room| words(room).ok());
+            let Some(memory) = memory else {
                 return Err(frame);
             };
-            magazines.push(Kept {
+            kept.magazines.push(Pages {
                 arena: Arc::clone(arena),
                 reach,
                 magazine: Magazine::new(arena.size(), memory),
@@ -179,64 +185,75 @@ impl Shelf {
             node: NodeId::ZERO,
             level: Level::WIDEST,
         };
-        match magazines.iter_mut().find(|kept| kept.is(arena, reach)) {
+        let mut magazines = kept.magazines.iter_mut();
+        match magazines.find(|pages| pages.is(arena, reach)) {
             // The magazine's own class is not used here: the pool knows the page's when it comes back.
-            Some(kept) => kept.magazine.push(frame, class),
-            None => Err(frame),
+            Some(pages) => pages.magazine.push(frame, class)?,
+            None => return Err(frame),
         }
+        kept.bytes = bytes;
+        Ok(())
     }
 
-    /// How many pages of `arena` are kept.
-    pub(crate) fn kept(&self, arena: &Arc<Arena>) -> u64 {
-        let magazines = locked(&self.magazines);
-        let of_arena = magazines
+    /// How many pages of `arena` are kept one by one.
+    pub(crate) fn pages_of(&self, arena: &Arc<Arena>) -> u64 {
+        let kept = locked(&self.kept);
+        let of_arena = kept
+            .magazines
             .iter()
-            .filter(|kept| Arc::ptr_eq(&kept.arena, arena));
-        of_arena.map(|kept| kept.magazine.len() as u64).sum()
+            .filter(|pages| Arc::ptr_eq(&pages.arena, arena));
+        of_arena.map(|pages| pages.magazine.len() as u64).sum()
     }
 
-    /// Gives back everything of `arena`, or of all: for a shortage, and at the end. Says how many pages that was.
+    /// Gives back everything of `arena`, or of all: for a shortage, and at the end. The caller is inside the gate. Says how many
+    /// pages and buffers that were.
     pub(crate) fn empty(&self, only: Option<&Arc<Arena>>) -> u64 {
-        let spent = {
-            let mut all = locked(&self.spent);
-            let (gone, stay) = std::mem::take(&mut *all)
-                .into_iter()
-                .partition(|kept: &Spent| only.is_none_or(|only| kept.live.uses(only)));
-            *all = stay;
-            let gone: Vec<Spent> = gone;
-            gone
-        };
-        let mut buffers = 0;
-        for Spent { live, place, .. } in spent {
-            buffers += live.pages();
-            // Its pages pass by the magazines: they are wanted elsewhere.
-            buffer::release(&self.shared, live, place);
-        }
-        let mut taken = Vec::new();
-        for kept in locked(&self.magazines).iter_mut() {
-            if only.is_none_or(|only| Arc::ptr_eq(only, &kept.arena)) {
-                let charge = Charge {
-                    reach: kept.reach,
-                    account: AccountId::ROOT,
-                };
-                let arena = &kept.arena;
-                let pages = kept.magazine.drain();
-                taken.extend(pages.map(|(frame, _)| (Arc::clone(arena), charge, frame)));
+        let mut frames = Vec::new();
+        let mut buffers = Vec::new();
+        {
+            let mut kept = locked(&self.kept);
+            let Kept {
+                buffers: whole,
+                magazines,
+                bytes,
+            } = &mut *kept;
+            for Pages {
+                arena,
+                reach,
+                magazine,
+            } in magazines
+            {
+                if only.is_none_or(|only| Arc::ptr_eq(only, arena)) {
+                    let charge = Charge {
+                        reach: *reach,
+                        account: AccountId::ROOT,
+                    };
+                    for (frame, _) in magazine.drain() {
+                        *bytes = bytes.saturating_sub(frame.size().bytes());
+                        frames.push((Arc::clone(arena), charge, frame));
+                    }
+                }
+            }
+            for one in std::mem::take(whole) {
+                if only.is_none_or(|only| one.live.uses(only)) {
+                    *bytes = bytes.saturating_sub(one.key.room.raw());
+                    buffers.push(one);
+                } else {
+                    whole.push(one);
+                }
             }
         }
-        // ORDER: a stock's lock is never taken inside that of the magazines.
-        let count = buffers + taken.len() as u64;
-        for (arena, charge, frame) in taken {
+        // ORDER: no stock's lock is ever taken inside that of what is kept.
+        let count = frames.len().saturating_add(buffers.len());
+        for (arena, charge, frame) in frames {
             let returned = locked(arena.stock()).put(frame, charge, Condition::Dirty);
             self.shared.settle(&arena, returned);
         }
-        count
-    }
-}
-
-impl Kept {
-    fn is(&self, arena: &Arc<Arena>, reach: Reach) -> bool {
-        Arc::ptr_eq(&self.arena, arena) && self.reach == reach
+        for mut one in buffers {
+            let to = Leftovers::ToPools;
+            buffer::release(&self.shared, &mut one.live, one.place, to);
+        }
+        count as u64
     }
 }
 

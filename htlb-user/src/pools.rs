@@ -19,7 +19,7 @@ use crate::system::{self, Root};
 use crate::waiters::Waiters;
 
 pub use audit::CheckError;
-pub(crate) use shared::Shared;
+pub(crate) use shared::{back_off, Shared};
 
 /// The huge-page pools of a process.
 ///

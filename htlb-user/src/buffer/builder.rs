@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! Choices for a buffer, and the making of it.
 
-use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use htlb_core::driver::{self, Commitment};
 use htlb_core::{
@@ -11,7 +11,7 @@ use htlb_core::{
 };
 
 use super::fill::Produce;
-use super::{Access, Buffer, Live, PageMut};
+use super::{Access, Buffer, Keeper, Live, PageMut};
 use crate::arena::Slots;
 use crate::error::Error;
 use crate::host::BufferHost;
@@ -82,6 +82,13 @@ enum Backing {
     Pools,
     /// A file of its own.
     File,
+}
+
+/// What is put into a buffer when it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Produced {
+    Nothing,
+    Content,
 }
 
 /// What a buffer is made of, or why not.
@@ -280,18 +287,21 @@ impl BufferBuilder {
     }
 
     fn make(self, produce: Option<&Produce<'_>>) -> Result<Buffer, Error> {
+        let request = self.request()?;
+        let produced = match produce {
+            Some(_) => Produced::Content,
+            None => Produced::Nothing,
+        };
+        let keeper = self.keeper(request, produced);
+        let keeper = match self.kept(keeper) {
+            Ok(buffer) => return Ok(buffer),
+            Err(keeper) => keeper,
+        };
+        let began = Instant::now();
         let shared = Arc::clone(&self.shared);
         let _inside = shared
             .enter()
             .map_err(|cause| self.refusal(cause).forked())?;
-        let request = self.request()?;
-        let keep = self.keep(request);
-        if let (Some((owner, key)), None) = (&keep, produce) {
-            if let Some((live, place)) = owner.shelf().pop_whole(key) {
-                return Ok(Buffer::again(live, place, keep, request.size()));
-            }
-        }
-        let began = Instant::now();
         let placement = self.placement(&request)?;
         let made = match self.backing {
             Backing::File => self.make_shareable(&placement),
@@ -304,28 +314,59 @@ impl BufferBuilder {
                 .fold(error, |error, refusal| error.found(refusal.why))
         })?;
         let mut buffer = Buffer::register(Live { core, host }, home, Access::InPlace, self.size);
+        buffer.keeper = keeper;
         if self.when() == Populate::Now {
             // What fails here gives everything back when the buffer is dropped.
             buffer.populate_all(produce)?;
             buffer.check_contiguity(self.contiguity)?;
         }
-        buffer.keep = keep;
         buffer.took = began.elapsed();
         Ok(buffer)
     }
 
-    /// Under which choices the owner keeps the whole buffer, if it is of the kind that is kept.
-    fn keep(&self, request: Request) -> Option<(Owner, Key)> {
-        let plain = self.when() == Populate::Now
-            && self.layout == Layout::Straight
+    /// Who will have the memory, and whether whole.
+    fn keeper(&self, request: Request, produce: Produced) -> Option<Keeper> {
+        let shelf = self.owner.as_ref()?.shelf();
+        let whole = request.fill() == Fill::DirtyWithinOwner
+            && produce == Produced::Nothing
+            && (self.when(), self.layout) == (Populate::Now, Layout::Straight)
             && self.backing == Backing::Pools
-            && request.fill() == Fill::DirtyWithinOwner;
-        let owner = self.owner.as_ref().filter(|_| plain)?;
-        let room = self.room();
-        Some((owner.clone(), Key { request, room }))
+            && self.shared.keeps_pages()
+            && shelf.is_of(&self.shared);
+        Some(Keeper {
+            shelf: Arc::clone(shelf),
+            key: whole.then_some(Key {
+                request,
+                room: self.room(),
+                threads: self.threads,
+            }),
+        })
     }
 
-    /// What is asked, checked.
+    /// A buffer of the same choices that the owner has kept.
+    ///
+    /// # Errors
+    /// Who will keep the new one, where there is none.
+    fn kept(&self, keeper: Option<Keeper>) -> Result<Buffer, Option<Keeper>> {
+        let found = keeper
+            .as_ref()
+            .filter(|_| self.shared.is_mine())
+            .and_then(|Keeper { shelf, key }| shelf.pop_whole(key.as_ref()?));
+        match found {
+            Some((live, place)) => Ok(Buffer {
+                live,
+                place,
+                keeper,
+                home: Home::Private,
+                access: Access::InPlace,
+                took: Duration::ZERO,
+                asked: ByteLen::new(self.size),
+            }),
+            None => Err(keeper),
+        }
+    }
+
+    /// The choices, checked.
     fn request(&self) -> Result<Request, Error> {
         let fill = self.fill.unwrap_or(match self.owner {
             Some(_) => Fill::DirtyWithinOwner,
@@ -353,10 +394,7 @@ impl BufferBuilder {
     }
 
     fn make_private(&self, placement: &Placement) -> Made {
-        let shelf = self
-            .owner
-            .as_ref()
-            .map_or_else(Weak::new, |owner| Arc::downgrade(owner.shelf()));
+        let shelf = self.owner.as_ref().map(Owner::shelf);
         let shared = Arc::clone(&self.shared);
         let host = BufferHost::new(shared, None, shelf, self.nodes, self.threads);
         let core = match (self.when(), self.layout) {

@@ -68,13 +68,10 @@ impl Buffer {
             let leases = self.host().leases();
             let mut held = leases.hold_alone(piece.arena, piece.page, page_len(piece.arena))?;
             let outcome = match from.get(piece.bytes) {
-                Some(from) => {
-                    let to = ByteOffset::new((held.from + piece.from) as u64);
-                    held.lease.copy_from(to, from)
-                }
+                Some(from) => held.copy_from(piece.from, from),
                 None => Err(Cause::RangeBeyondEnd),
             };
-            leases.give_back(held.lease);
+            leases.give_back(held);
             outcome
         })
     }

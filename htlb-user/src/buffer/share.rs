@@ -5,7 +5,7 @@
 //! other buffer in it, and a seal against shrinking does not stop a hole.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use htlb_core::driver::{self, Commitment};
 use htlb_core::{
@@ -99,7 +99,7 @@ impl BufferBuilder {
         let backing = Backing::Shared(file.share(), Peers::Trusted);
         arena.grow_in(&growth, backing, |_| ())?;
         let shared = Arc::clone(&self.shared);
-        let host = BufferHost::new(shared, Some(arena), Weak::new(), self.nodes, self.threads);
+        let host = BufferHost::new(shared, Some(arena), None, self.nodes, self.threads);
         let core = whole_arena(&host, placement, attempt, self.room())?;
         Ok((core, host))
     }
@@ -206,7 +206,7 @@ impl Pools {
                 ..*attempt.ok_or(Cause::PageSizeUnsupported)?
             };
             let nodes = NodePolicy::Default;
-            let host = BufferHost::new(Arc::clone(shared), Some(arena), Weak::new(), nodes, 1);
+            let host = BufferHost::new(Arc::clone(shared), Some(arena), None, nodes, 1);
             let core = whole_arena(&host, &placement, &attempt, ByteLen::new(bytes))?;
             Ok(Live { core, host })
         };

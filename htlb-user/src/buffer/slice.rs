@@ -2,7 +2,6 @@
 //! The bytes of a buffer that is straight in memory.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 
 use htlb_core::page_map::Seal;
 use htlb_core::{ByteLen, ByteOffset, ByteRange, Error as Cause, PageIndex, Pfn};
@@ -46,7 +45,6 @@ pub struct SliceMut<'b> {
     host: &'b BufferHost,
     /// `None` for no bytes, and while it is dropped.
     held: Option<HeldAlone>,
-    len: usize,
 }
 
 impl Deref for SliceMut<'_> {
@@ -55,17 +53,16 @@ impl Deref for SliceMut<'_> {
     fn deref(&self) -> &[u8] {
         self.held
             .as_ref()
-            .and_then(|held| held.lease.bytes()?.get(held.from..held.from + self.len))
+            .and_then(HeldAlone::bytes)
             .unwrap_or_default()
     }
 }
 
 impl DerefMut for SliceMut<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
-        let len = self.len;
         self.held
             .as_mut()
-            .and_then(|held| held.lease.bytes_mut()?.get_mut(held.from..held.from + len))
+            .and_then(HeldAlone::bytes_mut)
             .unwrap_or_default()
     }
 }
@@ -73,7 +70,7 @@ impl DerefMut for SliceMut<'_> {
 impl Drop for SliceMut<'_> {
     fn drop(&mut self) {
         if let Some(held) = self.held.take() {
-            self.host.leases().give_back(held.lease);
+            self.host.leases().give_back(held);
         }
     }
 }
@@ -154,17 +151,15 @@ impl Buffer {
             return Ok(SliceMut {
                 host: self.host(),
                 held: None,
-                len: 0,
             });
         };
         let leases = self.host().leases();
         let held = leases.hold_alone(straight.arena, straight.first, straight.whole);
         let mut held = held.map_err(fail)?;
-        held.from += straight.from;
+        held.narrow(straight.from, straight.len);
         Ok(SliceMut {
             host: self.host(),
             held: Some(held),
-            len: straight.len,
         })
     }
 
@@ -199,12 +194,12 @@ impl Buffer {
         let last_index = map.index_at(ByteOffset::new(range.end().raw() - 1))?;
         let first = map.page_at(range.start())?;
         let arena = self.arena_at(first_index)?;
-        let mut next: Pfn = first.pfn;
-        for index in (first_index.raw()..=last_index.raw()).map(PageIndex::new) {
+        let mut next = Pfn::new(first.pfn.raw() + first.size.base_pages());
+        for index in (first_index.raw() + 1..=last_index.raw()).map(PageIndex::new) {
             let bytes = map.extents().bytes_of(index).ok_or(Cause::RangeBeyondEnd)?;
             let page = map.page_at(bytes.start())?;
-            let same = Arc::ptr_eq(self.arena_at(index)?, arena);
-            if page.pfn != next || !same {
+            // Pages of two kinds never follow each other: windows end with a gap.
+            if page.pfn != next {
                 return Err(Cause::NoContiguousRun);
             }
             next = Pfn::new(page.pfn.raw() + page.size.base_pages());

@@ -16,7 +16,14 @@ use crate::sys::lease::{self, Lease};
 
 /// Leases that do not overlap, by the address of their first byte.
 #[derive(Debug, Default)]
-pub(crate) struct Leases(Mutex<BTreeMap<usize, Arc<Lease>>>);
+pub(crate) struct Leases(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    here: BTreeMap<usize, Arc<Lease>>,
+    /// How many are with those who write.
+    out: usize,
+}
 
 /// The shared right to bytes that follow each other in memory.
 #[derive(Debug)]
@@ -55,9 +62,45 @@ impl Held {
 /// The exclusive right to bytes that follow each other in memory. To be given back.
 #[derive(Debug)]
 pub(crate) struct HeldAlone {
-    pub(crate) lease: Lease,
+    /// The only one of its `Arc`, which is kept for the next time.
+    lease: Arc<Lease>,
     /// Where the wanted bytes begin in it.
-    pub(crate) from: usize,
+    from: usize,
+    len: usize,
+}
+
+impl HeldAlone {
+    /// The bytes; none where untrusted peers may write them.
+    pub(crate) fn bytes(&self) -> Option<&[u8]> {
+        self.lease.bytes()?.get(self.from..self.from + self.len)
+    }
+
+    /// The bytes, to write.
+    pub(crate) fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        let lease = Arc::get_mut(&mut self.lease)?;
+        lease.bytes_mut()?.get_mut(self.from..self.from + self.len)
+    }
+
+    /// Copies bytes in, at `at` of the wanted ones.
+    pub(crate) fn copy_from(&mut self, at: usize, from: &[u8]) -> Result<(), Error> {
+        let at = ByteOffset::new((self.from + at) as u64);
+        let lease = Arc::get_mut(&mut self.lease).ok_or(Error::Pinned)?;
+        lease.copy_from(at, from)
+    }
+
+    /// Zeroes the wanted bytes from `at` on.
+    pub(crate) fn zero_from(&mut self, at: usize) -> Result<(), Error> {
+        let len = self.len.saturating_sub(at);
+        let at = ByteOffset::new((self.from + at) as u64);
+        let lease = Arc::get_mut(&mut self.lease).ok_or(Error::Pinned)?;
+        lease.zero_part(at, len)
+    }
+
+    /// Fewer of the bytes: `len` from `from` on.
+    pub(crate) fn narrow(&mut self, from: usize, len: usize) {
+        self.from += from;
+        self.len = len;
+    }
 }
 
 /// Whether a page can be used by others.
@@ -75,7 +118,8 @@ impl Leases {
     /// # Errors
     /// [`Error::Pinned`] while somebody writes a part of it.
     pub(crate) fn hold(&self, arena: &Arena, at: usize, len: usize) -> Result<Held, Error> {
-        let mut leases = locked(&self.0);
+        let mut kept = locked(&self.0);
+        let leases = &mut kept.here;
         if let Some((base, lease)) = leases.range(..=at).next_back() {
             if base + bytes(lease) >= at + len {
                 return Ok(Held {
@@ -86,11 +130,11 @@ impl Leases {
                 });
             }
         }
-        for (start, len) in gaps(&leases, at, len) {
+        for (start, len) in gaps(leases, at, len) {
             let lease = take(arena, start, len)?;
-            insert(&mut leases, lease);
+            insert(leases, Arc::new(lease));
         }
-        let mut parts = overlapping(&leases, at, len)
+        let mut parts = overlapping(leases, at, len)
             .filter_map(|base| leases.get_key_value(&base))
             .map(|(base, lease)| (*base, Arc::clone(lease)));
         let (base, first) = parts.next().ok_or(Error::FrameInvalid)?;
@@ -112,62 +156,39 @@ impl Leases {
         at: usize,
         len: usize,
     ) -> Result<HeldAlone, Error> {
-        let mut leases = locked(&self.0);
-        // The usual case, a whole buffer again: one lease, which nobody shares.
-        if let Some(lease) = leases.get_mut(&at) {
-            if bytes(lease) == len && Arc::get_mut(lease).is_some() {
-                if let Some(lease) = leases.remove(&at).and_then(Arc::into_inner) {
-                    return Ok(HeldAlone { lease, from: 0 });
-                }
-            }
-        }
-        let bases: Vec<usize> = overlapping(&leases, at, len).collect();
-        let shared = |base: &usize| {
-            leases
-                .get(base)
-                .is_some_and(|lease| Arc::strong_count(lease) > 1)
+        let mut kept = locked(&self.0);
+        let Kept { here: leases, out } = &mut *kept;
+        let (start, lease) = match take_whole(leases, at, len)? {
+            Some(whole) => whole,
+            None => join_parts(leases, arena, at, len)?,
         };
-        if bases.iter().any(shared) {
-            return Err(Error::Pinned);
-        }
-        let fresh = gaps(&leases, at, len)
-            .into_iter()
-            .map(|(start, len)| take(arena, start, len))
-            .collect::<Result<Vec<_>, _>>()?;
-        // INVARIANT: under the lock nobody can share what was not shared a moment ago.
-        let mut parts: Vec<Lease> = bases
-            .iter()
-            .filter_map(|base| Arc::into_inner(leases.remove(base)?))
-            .chain(fresh)
-            .collect();
-        parts.sort_unstable_by_key(start_of);
-        let mut parts = parts.into_iter();
-        let mut whole = parts.next().ok_or(Error::FrameInvalid)?;
-        for next in parts {
-            whole = match whole.join(next) {
-                Ok(both) => both,
-                Err((first, second)) => {
-                    // Not in one window, which whoever asked has checked: as it was.
-                    for lease in [first, second] {
-                        leases.insert(start_of(&lease), Arc::new(lease));
-                    }
-                    return Err(Error::NoContiguousRun);
-                }
-            };
-        }
-        let from = at - start_of(&whole);
-        Ok(HeldAlone { lease: whole, from })
+        *out = out.saturating_add(1);
+        Ok(HeldAlone {
+            lease,
+            from: at - start,
+            len,
+        })
     }
 
     /// Keeps what was written for the next one.
-    pub(crate) fn give_back(&self, lease: Lease) {
-        insert(&mut locked(&self.0), lease);
+    pub(crate) fn give_back(&self, held: HeldAlone) {
+        let mut kept = locked(&self.0);
+        kept.out = kept.out.saturating_sub(1);
+        insert(&mut kept.here, held.lease);
+    }
+
+    /// Whether nobody holds a right to any page.
+    pub(crate) fn are_here(&self) -> bool {
+        let kept = locked(&self.0);
+        let mut leases = kept.here.values();
+        kept.out == 0 && leases.all(|lease| Arc::strong_count(lease) == 1)
     }
 
     /// Gives up the right to the bytes of a page that left its slot.
     pub(crate) fn let_go(&self, arena: &Arena, at: usize, len: usize) -> Grip {
-        let mut leases = locked(&self.0);
-        let Some(base) = overlapping(&leases, at, len).next() else {
+        let mut kept = locked(&self.0);
+        let leases = &mut kept.here;
+        let Some(base) = overlapping(leases, at, len).next() else {
             // Nobody here has it. A writer that was forgotten has it for ever.
             return match take(arena, at, len) {
                 Ok(_) => Grip::Free,
@@ -209,25 +230,108 @@ fn cut(mut lease: Lease, at: usize) -> (Option<Lease>, Option<Lease>) {
     (Some(lease), rest)
 }
 
-/// Adds a lease, as one with its neighbour before it where nobody else has that.
-fn insert(leases: &mut BTreeMap<usize, Arc<Lease>>, lease: Lease) {
+/// Takes the one lease out that has all of `at..at + len`, if there is one; where it begins.
+///
+/// # Errors
+/// [`Error::Pinned`] where somebody else has it too.
+fn take_whole(
+    leases: &mut BTreeMap<usize, Arc<Lease>>,
+    at: usize,
+    len: usize,
+) -> Result<Option<(usize, Arc<Lease>)>, Error> {
+    let Some((base, lease)) = leases.range_mut(..=at).next_back() else {
+        return Ok(None);
+    };
+    let base = *base;
+    if base + bytes(lease) < at + len {
+        return Ok(None);
+    }
+    if Arc::get_mut(lease).is_none() {
+        return Err(Error::Pinned);
+    }
+    Ok(leases.remove(&base).map(|lease| (base, lease)))
+}
+
+/// Makes one lease of those that have a part of `at..at + len`, and of fresh ones; where it begins.
+///
+/// # Errors
+/// [`Error::Pinned`] where somebody else has a part; nothing has changed then.
+fn join_parts(
+    leases: &mut BTreeMap<usize, Arc<Lease>>,
+    arena: &Arena,
+    at: usize,
+    len: usize,
+) -> Result<(usize, Arc<Lease>), Error> {
+    let bases: Vec<usize> = overlapping(leases, at, len).collect();
+    let shared = |base: &usize| {
+        leases
+            .get(base)
+            .is_some_and(|lease| Arc::strong_count(lease) > 1)
+    };
+    if bases.iter().any(shared) {
+        return Err(Error::Pinned);
+    }
+    let fresh = gaps(leases, at, len)
+        .into_iter()
+        .map(|(start, len)| take(arena, start, len))
+        .collect::<Result<Vec<_>, _>>()?;
+    // INVARIANT: under the lock nobody can share what was not shared a moment ago.
+    let mut parts: Vec<Lease> = bases
+        .iter()
+        .filter_map(|base| Arc::into_inner(leases.remove(base)?))
+        .chain(fresh)
+        .collect();
+    parts.sort_unstable_by_key(start_of);
+    let mut parts = parts.into_iter();
+    let mut whole = parts.next().ok_or(Error::FrameInvalid)?;
+    for next in parts {
+        whole = match whole.join(next) {
+            Ok(both) => both,
+            Err((first, second)) => {
+                // Not in one window, which whoever asked has checked: as it was.
+                for lease in [first, second] {
+                    leases.insert(start_of(&lease), Arc::new(lease));
+                }
+                return Err(Error::NoContiguousRun);
+            }
+        };
+    }
+    Ok((start_of(&whole), Arc::new(whole)))
+}
+
+/// Adds a lease that nobody else has, as one with its neighbour before it where nobody else has that either.
+fn insert(leases: &mut BTreeMap<usize, Arc<Lease>>, lease: Arc<Lease>) {
     let start = start_of(&lease);
     let before = leases
         .range(..start)
         .next_back()
         .filter(|(base, before)| **base + bytes(before) == start && Arc::strong_count(before) == 1)
         .map(|(base, _)| *base);
-    let lease = match before.and_then(|base| Arc::into_inner(leases.remove(&base)?)) {
-        None => lease,
-        Some(before) => match before.join(lease) {
-            Ok(both) => both,
+    let Some(base) = before else {
+        leases.insert(start, lease);
+        return;
+    };
+    match (
+        leases.remove(&base).map(Arc::try_unwrap),
+        Arc::try_unwrap(lease),
+    ) {
+        (Some(Ok(before)), Ok(lease)) => match before.join(lease) {
+            Ok(both) => {
+                leases.insert(base, Arc::new(both));
+            }
             Err((before, lease)) => {
-                leases.insert(start_of(&before), Arc::new(before));
-                lease
+                leases.insert(base, Arc::new(before));
+                leases.insert(start, Arc::new(lease));
             }
         },
-    };
-    leases.insert(start_of(&lease), Arc::new(lease));
+        // INVARIANT: neither is shared, as was just seen under the lock. If one were, both would stay as they are.
+        (before, lease) => {
+            if let Some(before) = before {
+                leases.insert(base, before.map_or_else(|shared| shared, Arc::new));
+            }
+            leases.insert(start, lease.map_or_else(|shared| shared, Arc::new));
+        }
+    }
 }
 
 /// The leases that have a part of `at..at + len`, ascending.

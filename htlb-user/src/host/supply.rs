@@ -83,8 +83,8 @@ impl BufferHost {
         arena.grow(&growth, then)
     }
 
-    /// Sets a run for the whole buffer aside, so that its pages follow each other in memory: what the owner kept, else
-    /// one of the pool's, else, except on the pool's own rung, one of the system's.
+    /// Sets a run for the whole buffer aside, so that its pages follow each other in memory: one of the pool's, or for a
+    /// single page what the owner kept, else, except on the pool's own rung, one of the system's.
     ///
     /// # Errors
     /// [`Error::NoRoom`] on the pool's own rung; why the system gave none.
@@ -96,11 +96,16 @@ impl BufferHost {
     ) -> Result<(), Error> {
         let arena = self.arena(attempt).ok_or(Error::NoRoom)?;
         let count = usize::try_from(pages.raw()).map_err(|_| Error::SizeTooLarge)?;
-        let kept = self.owner.upgrade();
-        if let Some(first) = kept.and_then(|owner| owner.pop_run(arena, attempt.reach, count)) {
-            self.aside
-                .put(first, attempt.size, count, Contents::OwnData);
-            return Ok(());
+        if pages == PageCount::ONE {
+            let kept = self
+                .owner()
+                .and_then(|owner| owner.pop(arena, attempt.reach));
+            if let Some(frame) = kept {
+                let first = frame.into_pfn();
+                self.aside
+                    .put(first, attempt.size, count, Contents::OwnData);
+                return Ok(());
+            }
         }
         let run = match self.run_of_pool(attempt, charge, pages) {
             Err(Error::NoContiguousRun | Error::NoRoom) if attempt.rung == Rung::Pool => {

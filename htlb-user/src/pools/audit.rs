@@ -90,7 +90,7 @@ impl Shared {
             .filter_map(Weak::upgrade)
             .collect();
         for arena in &self.arenas {
-            let kept: u64 = shelves.iter().map(|shelf| shelf.kept(arena)).sum();
+            let kept: u64 = shelves.iter().map(|shelf| shelf.pages_of(arena)).sum();
             let limbo = locked(&self.limbo)
                 .iter()
                 .filter(|page| Arc::ptr_eq(&page.arena, arena))

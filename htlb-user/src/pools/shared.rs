@@ -139,7 +139,7 @@ impl Shared {
 
     /// Whether owners may keep pages of the arena: it is one of the pools, whose pages stay.
     pub(crate) fn keeps(&self, arena: &Arc<Arena>) -> bool {
-        self.retention == Retention::Keep && self.arenas.iter().any(|own| Arc::ptr_eq(own, arena))
+        self.keeps_pages() && self.arenas.iter().any(|own| Arc::ptr_eq(own, arena))
     }
 
     /// Whether this process made the pools; a forked child did not, and has none of their memory.
@@ -188,6 +188,11 @@ impl Shared {
             let found = depths.iter().find(|(of, _)| *of == place);
             found.map_or(0, |(_, depth)| *depth)
         })
+    }
+
+    /// Whether what is free again stays.
+    pub(crate) fn keeps_pages(&self) -> bool {
+        self.retention == Retention::Keep
     }
 
     fn place(&self) -> usize {
@@ -289,7 +294,7 @@ impl Shared {
 }
 
 /// Yields first, sleeps later.
-pub(super) fn back_off(rounds: &mut u32) {
+pub(crate) fn back_off(rounds: &mut u32) {
     *rounds = rounds.saturating_add(1);
     if *rounds < 64 {
         std::thread::yield_now();
