@@ -21,7 +21,7 @@ use htlb_core::{
 use crate::arena::{address, Arena, Slots, Words};
 use crate::error::Error;
 use crate::host::{locked, BufferHost};
-use crate::owner::{Key, Shelf};
+use crate::owner::{Key, Tenancy};
 use crate::pools::{back_off, Shared};
 use crate::receipt::Home;
 
@@ -116,7 +116,7 @@ pub struct Buffer {
 /// Who has a buffer's memory when it is dropped.
 #[derive(Debug)]
 struct Keeper {
-    shelf: Arc<Shelf>,
+    owner: Arc<Tenancy>,
     /// The choices of a buffer that can be kept whole.
     key: Option<Key>,
 }
@@ -395,10 +395,11 @@ impl Drop for Buffer {
         if !self.live.host.shared().is_mine() {
             return;
         }
-        if let Some((shelf, key)) = self.keeper.as_ref().and_then(|k| Some((&k.shelf, k.key?))) {
+        let keeper = self.keeper.as_ref();
+        if let Some((owner, key)) = keeper.and_then(|keeper| Some((&keeper.owner, keeper.key?))) {
             if self.live.is_as_made(key.request.size()) {
                 let live = Arc::clone(&self.live);
-                if shelf.push_whole(key, live, self.place).is_ok() {
+                if owner.shelf().push_whole(key, live, self.place).is_ok() {
                     return;
                 }
             }

@@ -38,7 +38,7 @@ const KEPT: u64 = 64 << 20;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Owner {
-    shelf: Arc<Shelf>,
+    tenancy: Arc<Tenancy>,
 }
 
 impl Owner {
@@ -57,11 +57,38 @@ impl Owner {
             kept: Mutex::default(),
         });
         pools.shared().register_shelf(&shelf);
-        Self { shelf }
+        Self {
+            tenancy: Arc::new(Tenancy { shelf }),
+        }
     }
 
+    pub(crate) const fn tenancy(&self) -> &Arc<Tenancy> {
+        &self.tenancy
+    }
+}
+
+/// What makes an owner be: the last one of its clones and buffers gives back what it kept.
+///
+/// The shelf itself is known to inspections until then, so that no page is ever nowhere.
+#[derive(Debug)]
+pub(crate) struct Tenancy {
+    shelf: Arc<Shelf>,
+}
+
+impl Tenancy {
     pub(crate) const fn shelf(&self) -> &Arc<Shelf> {
         &self.shelf
+    }
+}
+
+impl Drop for Tenancy {
+    fn drop(&mut self) {
+        // A forked child has none of these pages, and what it would lock may be locked for ever.
+        let shared = Arc::clone(&self.shelf.shared);
+        if let Ok(_inside) = shared.enter() {
+            self.shelf.empty(None);
+            shared.unregister_shelf(&self.shelf);
+        };
     }
 }
 
@@ -254,15 +281,5 @@ impl Shelf {
             buffer::release(&self.shared, &mut one.live, one.place, to);
         }
         count as u64
-    }
-}
-
-impl Drop for Shelf {
-    fn drop(&mut self) {
-        // A forked child has none of these pages, and what it would lock may be locked for ever.
-        let shared = Arc::clone(&self.shared);
-        if let Ok(_inside) = shared.enter() {
-            self.empty(None);
-        };
     }
 }

@@ -326,15 +326,15 @@ impl BufferBuilder {
 
     /// Who will have the memory, and whether whole.
     fn keeper(&self, request: Request, produce: Produced) -> Option<Keeper> {
-        let shelf = self.owner.as_ref()?.shelf();
+        let owner = self.owner.as_ref()?.tenancy();
         let whole = request.fill() == Fill::DirtyWithinOwner
             && produce == Produced::Nothing
             && (self.when(), self.layout) == (Populate::Now, Layout::Straight)
             && self.backing == Backing::Pools
             && self.shared.keeps_pages()
-            && shelf.is_of(&self.shared);
+            && owner.shelf().is_of(&self.shared);
         Some(Keeper {
-            shelf: Arc::clone(shelf),
+            owner: Arc::clone(owner),
             key: whole.then_some(Key {
                 request,
                 room: self.room(),
@@ -351,7 +351,7 @@ impl BufferBuilder {
         let found = keeper
             .as_ref()
             .filter(|_| self.shared.is_mine())
-            .and_then(|Keeper { shelf, key }| shelf.pop_whole(key.as_ref()?));
+            .and_then(|Keeper { owner, key }| owner.shelf().pop_whole(key.as_ref()?));
         match found {
             Some((live, place)) => Ok(Buffer {
                 live,
@@ -394,7 +394,7 @@ impl BufferBuilder {
     }
 
     fn make_private(&self, placement: &Placement) -> Made {
-        let shelf = self.owner.as_ref().map(Owner::shelf);
+        let shelf = self.owner.as_ref().map(|owner| owner.tenancy().shelf());
         let shared = Arc::clone(&self.shared);
         let host = BufferHost::new(shared, None, shelf, self.nodes, self.threads);
         let core = match (self.when(), self.layout) {

@@ -42,8 +42,13 @@ impl Buffer {
         self.each_page(offset, len, |piece| {
             let leases = self.host().leases();
             let held = leases.hold(piece.arena, piece.page, page_len(piece.arena))?;
-            let to = to.get_mut(piece.bytes).ok_or(Cause::RangeBeyondEnd)?;
-            held.copy_to(piece.from, to)
+            let outcome = match to.get_mut(piece.bytes) {
+                Some(to) => held.copy_to(piece.from, to),
+                None => Err(Cause::RangeBeyondEnd),
+            };
+            drop(held);
+            leases.forget(piece.page, page_len(piece.arena));
+            outcome
         })
         .map_err(|cause| self.error(format!("read {len} bytes at offset {offset}"), cause))
     }
@@ -72,6 +77,7 @@ impl Buffer {
                 None => Err(Cause::RangeBeyondEnd),
             };
             leases.give_back(held);
+            leases.forget(piece.page, page_len(piece.arena));
             outcome
         })
     }

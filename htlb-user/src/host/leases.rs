@@ -12,7 +12,11 @@ use htlb_core::{ByteLen, ByteOffset, Error};
 
 use super::locked;
 use crate::arena::{number, Arena};
+use crate::pools::back_off;
 use crate::sys::lease::{self, Lease};
+
+/// How often a copy under way is waited for: some seconds, and it takes less than one.
+const PATIENCE: u32 = 100_000;
 
 /// Leases that do not overlap, by the address of their first byte.
 #[derive(Debug, Default)]
@@ -132,7 +136,7 @@ impl Leases {
         }
         for (start, len) in gaps(leases, at, len) {
             let lease = take(arena, start, len)?;
-            insert(leases, Arc::new(lease));
+            leases.insert(start, Arc::new(lease));
         }
         let mut parts = overlapping(leases, at, len)
             .filter_map(|base| leases.get_key_value(&base))
@@ -174,7 +178,7 @@ impl Leases {
     pub(crate) fn give_back(&self, held: HeldAlone) {
         let mut kept = locked(&self.0);
         kept.out = kept.out.saturating_sub(1);
-        insert(&mut kept.here, held.lease);
+        kept.here.insert(start_of(&held.lease), held.lease);
     }
 
     /// Whether nobody holds a right to any page.
@@ -184,24 +188,47 @@ impl Leases {
         kept.out == 0 && leases.all(|lease| Arc::strong_count(lease) == 1)
     }
 
+    /// Forgets the right to one page that nobody holds now: copying page by page is to leave nothing behind.
+    pub(crate) fn forget(&self, at: usize, len: usize) {
+        let mut kept = locked(&self.0);
+        let idle = |lease: &Arc<Lease>| bytes(lease) == len && Arc::strong_count(lease) == 1;
+        if kept.here.get(&at).is_some_and(idle) {
+            kept.here.remove(&at);
+        }
+    }
+
     /// Gives up the right to the bytes of a page that left its slot.
+    ///
+    /// No slice is alive then, since it would seal the buffer. Who still holds the lease copies another page of it, and is
+    /// waited for.
     pub(crate) fn let_go(&self, arena: &Arena, at: usize, len: usize) -> Grip {
+        let mut rounds = 0;
+        while rounds < PATIENCE {
+            if let Some(grip) = self.try_let_go(arena, at, len) {
+                return grip;
+            }
+            back_off(&mut rounds);
+        }
+        Grip::Held
+    }
+
+    /// As [`Leases::let_go`]; `None` while somebody copies.
+    fn try_let_go(&self, arena: &Arena, at: usize, len: usize) -> Option<Grip> {
         let mut kept = locked(&self.0);
         let leases = &mut kept.here;
         let Some(base) = overlapping(leases, at, len).next() else {
             // Nobody here has it. A writer that was forgotten has it for ever.
-            return match take(arena, at, len) {
+            return Some(match take(arena, at, len) {
                 Ok(_) => Grip::Free,
                 Err(_) => Grip::Held,
-            };
+            });
         };
-        let lease = match leases.remove(&base).map(Arc::try_unwrap) {
-            Some(Ok(lease)) => lease,
-            Some(Err(shared)) => {
+        let lease = match Arc::try_unwrap(leases.remove(&base)?) {
+            Ok(lease) => lease,
+            Err(shared) => {
                 leases.insert(base, shared);
-                return Grip::Held;
+                return None;
             }
-            None => return Grip::Held,
         };
         // INVARIANT: leases are in whole pages, so that these cuts are where pages meet.
         let (head, rest) = cut(lease, at - base);
@@ -213,7 +240,7 @@ impl Leases {
             leases.insert(start_of(&kept), Arc::new(kept));
         }
         drop(page);
-        Grip::Free
+        Some(Grip::Free)
     }
 }
 
@@ -297,41 +324,6 @@ fn join_parts(
         };
     }
     Ok((start_of(&whole), Arc::new(whole)))
-}
-
-/// Adds a lease that nobody else has, as one with its neighbour before it where nobody else has that either.
-fn insert(leases: &mut BTreeMap<usize, Arc<Lease>>, lease: Arc<Lease>) {
-    let start = start_of(&lease);
-    let before = leases
-        .range(..start)
-        .next_back()
-        .filter(|(base, before)| **base + bytes(before) == start && Arc::strong_count(before) == 1)
-        .map(|(base, _)| *base);
-    let Some(base) = before else {
-        leases.insert(start, lease);
-        return;
-    };
-    match (
-        leases.remove(&base).map(Arc::try_unwrap),
-        Arc::try_unwrap(lease),
-    ) {
-        (Some(Ok(before)), Ok(lease)) => match before.join(lease) {
-            Ok(both) => {
-                leases.insert(base, Arc::new(both));
-            }
-            Err((before, lease)) => {
-                leases.insert(base, Arc::new(before));
-                leases.insert(start, Arc::new(lease));
-            }
-        },
-        // INVARIANT: neither is shared, as was just seen under the lock. If one were, both would stay as they are.
-        (before, lease) => {
-            if let Some(before) = before {
-                leases.insert(base, before.map_or_else(|shared| shared, Arc::new));
-            }
-            leases.insert(start, lease.map_or_else(|shared| shared, Arc::new));
-        }
-    }
 }
 
 /// The leases that have a part of `at..at + len`, ascending.

@@ -11,7 +11,6 @@ use htlb_core::stock::{Held, Violation};
 use super::shared::{back_off, Shared};
 use crate::buffer::Live;
 use crate::host::locked;
-use crate::owner::Shelf;
 
 /// How long newcomers are kept waiting for those inside, before they are let in again and the inspection tries anew.
 const PATIENCE: Duration = Duration::from_millis(1);
@@ -85,10 +84,7 @@ impl Shared {
             let buffers = registry.all.iter().flatten().filter_map(Weak::upgrade);
             buffers.chain(registry.kept.iter().cloned()).collect()
         };
-        let shelves: Vec<Arc<Shelf>> = locked(&self.shelves)
-            .iter()
-            .filter_map(Weak::upgrade)
-            .collect();
+        let shelves = locked(&self.shelves).clone();
         for arena in &self.arenas {
             let kept: u64 = shelves.iter().map(|shelf| shelf.pages_of(arena)).sum();
             let limbo = locked(&self.limbo)

@@ -33,7 +33,8 @@ pub(crate) struct Shared {
     pub(super) waiters: Waiters,
     /// Every buffer, for inspections.
     pub(super) live: Mutex<Registry>,
-    pub(super) shelves: Mutex<Vec<Weak<Shelf>>>,
+    /// What owners keep, until they end.
+    pub(super) shelves: Mutex<Vec<Arc<Shelf>>>,
     /// Pages that left their slot while somebody could still reach their bytes.
     pub(super) limbo: Mutex<Vec<Limbo>>,
 }
@@ -253,10 +254,7 @@ impl Shared {
     }
 
     fn empty_shelves(&self, only: Option<&Arc<Arena>>) -> u64 {
-        let shelves: Vec<_> = locked(&self.shelves)
-            .iter()
-            .filter_map(Weak::upgrade)
-            .collect();
+        let shelves = locked(&self.shelves).clone();
         shelves.iter().map(|shelf| shelf.empty(only)).sum()
     }
 
@@ -287,9 +285,11 @@ impl Shared {
     }
 
     pub(crate) fn register_shelf(&self, shelf: &Arc<Shelf>) {
-        let mut shelves = locked(&self.shelves);
-        shelves.retain(|shelf| shelf.strong_count() > 0);
-        shelves.push(Arc::downgrade(shelf));
+        locked(&self.shelves).push(Arc::clone(shelf));
+    }
+
+    pub(crate) fn unregister_shelf(&self, shelf: &Arc<Shelf>) {
+        locked(&self.shelves).retain(|other| !Arc::ptr_eq(other, shelf));
     }
 }
 
