@@ -2,6 +2,8 @@
 //! A buffer: memory in the largest pages that could be had, and a receipt that says which.
 
 mod builder;
+#[cfg(test)]
+mod conformance;
 mod copy;
 mod fill;
 mod guard;
