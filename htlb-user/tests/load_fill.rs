@@ -515,7 +515,7 @@ fn standard_input_is_a_file_or_a_stream() {
 }
 
 #[test]
-#[ignore = "the other half of standard_input_is_a_file_or_a_stream"]
+#[ignore = "the child of standard_input_is_a_file_or_a_stream"]
 fn standard_input_child() {
     let Ok(how) = std::env::var("HTLB_TEST_STDIN") else {
         return;

@@ -338,7 +338,7 @@ fn a_peer_that_cuts_the_file_ends_those_who_touch_it() {
 }
 
 #[test]
-#[ignore = "the process that ends in a_peer_that_cuts_the_file_ends_those_who_touch_it"]
+#[ignore = "the child of a_peer_that_cuts_the_file_ends_those_who_touch_it"]
 fn touch_what_was_cut() {
     let Some(root) = std::env::var_os("HTLB_TEST_CUT") else {
         return;

@@ -182,7 +182,7 @@ fn a_group_limits_pages_and_reservations() {
 
 /// The body of the test above. Ignored, as it means nothing outside of a group.
 #[test]
-#[ignore = "run by a_group_limits_pages_and_reservations"]
+#[ignore = "the child of a_group_limits_pages_and_reservations"]
 fn inside_a_group() {
     let Some(group) = env::var_os("HTLB_TEST_GROUP").map(PathBuf::from) else {
         return skipped(

@@ -4,5 +4,10 @@
 pub mod model;
 pub mod sim;
 pub mod conformance;
+#[cfg(feature = "runner")]
 pub mod host;
+#[cfg(feature = "runner")]
+pub mod kernel;
 pub mod skip;
+#[cfg(feature = "runner")]
+pub mod vm;

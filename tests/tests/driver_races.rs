@@ -4,6 +4,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use htlb_core::driver::{Commitment, Filled};
 use htlb_core::{
@@ -156,7 +157,8 @@ fn stress(machine: &SimMachine, steps: u64, also: impl Fn(&mut Dice) + Sync) {
                 assert_eq!(machine.audit(), Ok(()));
                 audits += 1;
                 also(&mut dice);
-                thread::yield_now();
+                // The gate is not fair: whoever closes it again at once keeps everybody out.
+                thread::sleep(Duration::from_millis(1));
             }
             audits
         });
@@ -317,6 +319,7 @@ fn resizing_under_load_breaks_no_promise() {
                 let node = htlb_tests::sim::machine::node(0);
                 machine.resize(MIB2, node, asked).expect("an answer");
                 assert_eq!(machine.audit(), Ok(()));
+                thread::sleep(Duration::from_millis(1));
             }
         });
         let users: Vec<_> = (0..3u64)

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Instant;
 
@@ -65,7 +65,7 @@ pub fn load_vs_copy(folder: &Path, bytes: u64) -> io::Result<Loads> {
                     draft.publish(bytes, None).map_err(io::Error::other)?;
                 }
                 1 => {
-                    let mut shared = File::from(OwnedFd::from(Memfd::new(Kind::Shmem)?.share()));
+                    let mut shared = File::from(Memfd::new(Kind::Shmem)?.share());
                     let mut from = File::open(&path)?;
                     let mut buffer = vec![0; 1 << 20];
                     loop {

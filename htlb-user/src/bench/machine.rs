@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::hint::black_box;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use htlb_core::{ByteLen, HugeSize};
@@ -35,7 +34,7 @@ pub fn reserve_vs_linux(ranges: u64) -> io::Result<f64> {
     let ours = Ranges::new(ranges).map_err(failed)?;
     let file = Memfd::new(Kind::Hugetlb(HugeSize::MIB2))?;
     file.set_len(ByteLen::new((2 * ranges + 2) * MIB2))?;
-    let file = File::from(OwnedFd::from(file.share()));
+    let file = File::from(file.share());
     // Every other page: no two ranges touch.
     let page = |index: u64| {
         Mapping::new(

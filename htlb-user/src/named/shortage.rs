@@ -39,9 +39,9 @@ impl fmt::Display for Shortage {
 
 /// Why a rung gave too little, and what would change it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Why {
-    pub(super) words: String,
-    pub(super) command: Option<String>,
+pub(crate) struct Why {
+    pub(crate) words: String,
+    pub(crate) command: Option<String>,
     pub(super) cause: Cause,
 }
 
@@ -72,7 +72,7 @@ impl Why {
 
 impl Machine {
     /// Why the system's pool gives fewer than `wanted` pages of `size` on `nodes`, of which `got` are held already.
-    pub(super) fn why_short(
+    pub(crate) fn why_short(
         &self,
         size: HugeSize,
         nodes: Option<NodeMask>,

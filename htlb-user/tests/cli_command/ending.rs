@@ -12,16 +12,10 @@ use super::world::{said, World};
 fn stalled(world: &World) -> (Child, u32) {
     let mut command = world.program("sh");
     // The shell tells its number, which the command keeps.
-    command.args([
-        "-c",
-        "echo $$; exec \"$@\"",
-        "sh",
-        env!("CARGO_BIN_EXE_htlb"),
-        "load",
-        "-",
-        "--name",
-        "x",
-    ]);
+    command
+        .args(["-c", "echo $$; exec \"$@\"", "sh"])
+        .arg(world.htlb())
+        .args(["load", "-", "--name", "x"]);
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -159,13 +159,16 @@ impl World {
             return Err("a mount namespace needs root".to_owned());
         }
         let folder = Self::folder(test);
-        // The folder of this world stays reachable at its own place, under whatever is mounted on /tmp.
+        // The folder of this world stays reachable at its own place, under whatever is mounted on /tmp; the program is in
+        // it, since the sources may lie below /tmp.
         let script = format!(
             "mount -t tmpfs -o mode=0755 none /run; mount -t tmpfs -o mode=1777 none /dev/shm; \
-             mkdir /run/keep; mount --bind '{0}' /run/keep; mount -t tmpfs -o mode=1777 none /tmp; \
-             mkdir -p '{0}'; mount --bind /run/keep '{0}'; {script}
+             touch '{0}/program'; mount --bind '{1}' '{0}/program'; \
+             mkdir /run/keep; mount --rbind '{0}' /run/keep; mount -t tmpfs -o mode=1777 none /tmp; \
+             mkdir -p '{0}'; mount --rbind /run/keep '{0}'; {script}
              echo ready; exec sleep 1000",
-            folder.display()
+            folder.display(),
+            env!("CARGO_BIN_EXE_htlb"),
         );
         let mut holder = Command::new("unshare")
             .args([
@@ -208,12 +211,18 @@ impl World {
         }
     }
 
+    /// The command, as this world sees it.
+    pub(crate) fn htlb(&self) -> PathBuf {
+        match (self.user, &self.holder) {
+            (User::Same, None) => env!("CARGO_BIN_EXE_htlb").into(),
+            (User::Same, Some(_)) => self.folder.join("program"),
+            (User::Nobody, _) => "/tmp/htlb".into(),
+        }
+    }
+
     /// `htlb COMMAND ARGS`.
     pub(crate) fn command(&self, command: &str, args: &[&str]) -> Command {
-        let program = match self.user {
-            User::Same => env!("CARGO_BIN_EXE_htlb"),
-            User::Nobody => "/tmp/htlb",
-        };
+        let program = self.htlb();
         let mut built = self.program(program);
         built.arg(command).args(args);
         built

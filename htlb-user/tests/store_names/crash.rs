@@ -23,7 +23,7 @@ fn perhaps_die() {
 }
 
 #[test]
-#[ignore = "the process that dies; run by the other tests of this module"]
+#[ignore = "the child of the other tests of this module"]
 fn victim() {
     let Some(setting) = Setting::told() else {
         return;

@@ -11,7 +11,7 @@ use super::{child, is_not_found, publish, read, Root, Setting};
 const PROCESSES: u8 = 4;
 
 #[test]
-#[ignore = "one of several processes; run by the other tests of this module"]
+#[ignore = "the child of the other tests of this module"]
 fn contender() {
     let Some(setting) = Setting::told() else {
         return;

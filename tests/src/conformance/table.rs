@@ -102,7 +102,7 @@ cases! {
         a_producer_that_claims_too_much_has_failed [] mib2(&[pool(MIB2, 1)]);
         a_producer_that_touches_its_own_page_gets_an_error [Faults] mib2(&[pool(MIB2, 2)]);
         a_producer_may_touch_other_pages [Faults] mib2(&[pool(MIB2, 3)]);
-        what_a_failed_producer_wrote_is_never_seen [] mib2(&[pool(MIB2, 1)]);
+        what_a_failed_producer_wrote_is_never_seen [] mib2(&[pool(MIB2, 2)]);
     }
     buffers {
         a_punch_gives_pages_and_promises_back [] mib2(&[pool(MIB2, 6)]);

@@ -2,6 +2,8 @@
 //! The n-th call that fails.
 
 use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 /// What the core asks of its host and may be refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,5 +81,52 @@ impl Faults {
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a call of the host can be made to last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// Revoking mappings.
+    Unmap,
+    /// Getting pages from the system.
+    Supply,
+}
+
+/// Calls that last until so many threads wait for what they do.
+#[derive(Debug, Default)]
+pub struct Stalls(Mutex<Option<(Point, u64)>>);
+
+impl Stalls {
+    /// The next call there lasts until `sleepers` threads sleep.
+    pub fn set(&self, point: Point, sleepers: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((point, sleepers));
+    }
+
+    /// Lasts, if that was asked for.
+    ///
+    /// # Panics
+    /// After half a minute.
+    pub fn at(&self, point: Point, sleeping: impl Fn() -> u64) {
+        let mut stall = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((_, sleepers)) = stall.take_if(|(at, _)| *at == point) else {
+            return;
+        };
+        drop(stall);
+        for _ in 0..30_000 {
+            if sleeping() >= sleepers {
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        panic!("nobody waits at {point:?}");
+    }
+
+    /// Whether a call is still to last.
+    pub fn is_set(&self) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
     }
 }

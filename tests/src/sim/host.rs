@@ -14,9 +14,10 @@ use htlb_core::{
     PageIndex, Reclaim, Rung, Stock, Stop, Supply, WaitFor, Waiting,
 };
 
-use super::faults::Call;
+use super::faults::{Call, Point};
+use super::kept::InLimbo;
 use super::lock::{held, StockLock};
-use super::machine::{lock, within, InLimbo, Owner, SimMachine, Slots};
+use super::machine::{lock, within, Owner, SimMachine, Slots};
 
 thread_local! {
     /// The pages that this thread is filling: the address of the map, and the slot.
@@ -79,6 +80,11 @@ impl<'m> SimHost<'m> {
         if let Some(pass) = self.pass.take() {
             self.machine.leave(pass);
         }
+    }
+
+    fn stall(&self, point: Point) {
+        let machine = self.machine;
+        machine.stalls.at(point, || machine.queues.sleeping());
     }
 
     fn nothing_held(&self, what: &str) {
@@ -161,6 +167,7 @@ impl Host for SimHost<'_> {
         pages: PageCount,
     ) -> Result<PageCount, Error> {
         self.nothing_held("supply");
+        self.stall(Point::Supply);
         if self.machine.faults.hit(Call::Supply) {
             return Err(Error::OutOfPages);
         }
@@ -238,6 +245,7 @@ impl Host for SimHost<'_> {
 
     fn unmap(&self, _range: ByteRange) {
         self.nothing_held("unmap");
+        self.stall(Point::Unmap);
         self.machine.unmapped.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -11,13 +11,14 @@ use htlb_core::ledger::{AccountId, Ledger, Tables};
 use htlb_core::magazine::Magazine;
 use htlb_core::pool::Pool;
 use htlb_core::{
-    AddressBits, Attempt, Charge, Class, Condition, Error, Exclusive, Frame, Gfp, HugeSize, Level,
-    NodeId, NodeMask, PageCount, Pfn, Reach, Returned, Rung, Sizes, Stock, Stop, Supply, Topology,
+    AddressBits, Attempt, Class, Condition, Error, Exclusive, Frame, Gfp, HugeSize, NodeId,
+    NodeMask, PageCount, Pfn, Reach, Rung, Sizes, Stock, Stop, Supply, Topology,
 };
 
 use super::buffer::Live;
-use super::faults::{Call, Faults};
+use super::faults::{Call, Faults, Stalls};
 use super::host::SimHost;
+use super::kept::{InLimbo, MagazineKey};
 use super::lock::StockLock;
 use super::memory::{Memory, Where};
 use super::wait::Queues;
@@ -47,20 +48,6 @@ impl Owner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AccountKey(pub usize);
 
-/// A page that left its slot while somebody outside held it.
-#[derive(Debug)]
-pub struct InLimbo {
-    /// The page.
-    pub frame: Frame,
-    /// Where it goes.
-    pub attempt: Attempt,
-    /// Who answers for it.
-    pub charge: Charge,
-}
-
-/// Whose magazine: owner, page size, and the reach and account that its pages are charged with.
-type MagazineKey = (u8, HugeSize, u64, usize, Option<AccountKey>);
-
 /// A machine.
 #[derive(Debug)]
 pub struct SimMachine {
@@ -70,14 +57,16 @@ pub struct SimMachine {
     nodes: NodeMask,
     /// Refuses and fails on demand.
     pub faults: Faults,
+    /// Lasts on demand.
+    pub stalls: Stalls,
     /// Who sleeps.
     pub queues: Queues,
     pub(super) gate: Gate,
     pub(super) buffers: Mutex<Vec<Live>>,
     pub(super) limbo: Mutex<Vec<InLimbo>>,
-    held: Mutex<BTreeSet<u64>>,
+    pub(super) held: Mutex<BTreeSet<u64>>,
     pub(super) magazines: Mutex<BTreeMap<MagazineKey, Magazine<Vec<u64>>>>,
-    magazine_pages: usize,
+    pub(super) magazine_pages: usize,
     pub(super) accounts: Mutex<Vec<(HugeSize, AccountId)>>,
     owners: AtomicU64,
     pub(super) unmapped: AtomicU64,
@@ -109,6 +98,7 @@ impl SimMachine {
             transparent: spec.transparent.then_some(HugeSize::MIB2),
             nodes: NodeMask::from_bits((1 << spec.nodes) - 1),
             faults: Faults::default(),
+            stalls: Stalls::default(),
             queues: Queues::default(),
             gate: Gate::new(),
             buffers: Mutex::default(),
@@ -226,219 +216,6 @@ impl SimMachine {
         }
     }
 
-    /// Adds persistent pages below a mask; says how many could be had.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMetadata`].
-    pub fn grow(
-        &self,
-        size: HugeSize,
-        on: NodeId,
-        pages: u64,
-        below: AddressBits,
-    ) -> Result<u64, Error> {
-        self.on_host(|_| self.grow_inside(size, on, pages, below))
-    }
-
-    fn grow_inside(
-        &self,
-        size: HugeSize,
-        on: NodeId,
-        pages: u64,
-        below: AddressBits,
-    ) -> Result<u64, Error> {
-        let mut attempt = self.attempt(size);
-        attempt.reach = Reach::new(on.mask(), below)?;
-        for grown in 0..pages {
-            match self.bring(&attempt, on.mask(), Supply::Persistent) {
-                Ok(()) => {}
-                Err(Error::OutOfPages) => return Ok(grown),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(pages)
-    }
-
-    /// Makes the pool of a node `target` persistent pages large, as far as that is possible, and says how many it has
-    /// then. Pages in use beyond that become surplus, and leave when they come back.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMetadata`].
-    pub fn resize(&self, size: HugeSize, on: NodeId, target: u64) -> Result<u64, Error> {
-        self.on_host(|_| self.resize_inside(size, on, target))
-    }
-
-    fn resize_inside(&self, size: HugeSize, on: NodeId, target: u64) -> Result<u64, Error> {
-        self.retry_limbo();
-        let stock = self.stock_of(size);
-        let persistent = || {
-            let counts = stock.with(|stock| stock.ledger().node(on));
-            counts.nr.raw() - counts.surplus.raw()
-        };
-        let classes = || {
-            (0..Level::COUNT)
-                .rev()
-                .filter_map(Level::from_index)
-                .map(|level| Class { node: on, level })
-        };
-        let now = persistent();
-        if target >= now {
-            let mut left = PageCount::new(target - now);
-            for class in classes() {
-                let absorbed = stock.with(|stock| stock.ledger_mut().absorb(class, left));
-                left = PageCount::new(left.raw() - absorbed.raw());
-            }
-            self.grow_inside(size, on, left.raw(), AddressBits::ALL)?;
-            return Ok(persistent());
-        }
-        let mut excess = now - target;
-        for class in classes() {
-            while excess > 0 {
-                match stock.with(|stock| stock.shrink(class)) {
-                    Ok(frame) => {
-                        excess -= 1;
-                        lock(&self.memory).free(frame.into_pfn(), size);
-                    }
-                    Err(_) => break,
-                }
-            }
-        }
-        for class in classes() {
-            let in_use = |stock: &mut Stock<Vec<u64>>| {
-                let counts = stock.ledger().class(class);
-                let used = counts.nr.raw() - counts.free.raw();
-                let retired = used.saturating_sub(counts.surplus.raw()).min(excess);
-                let done = stock.ledger_mut().retire(class, PageCount::new(retired));
-                done.map_or(0, |()| retired)
-            };
-            excess -= stock.with(in_use);
-        }
-        Ok(persistent())
-    }
-
-    /// Breaks one free 1 GiB page of a node into pages of 2 MiB.
-    ///
-    /// # Errors
-    /// Those of [`Stock::demote`].
-    pub fn demote(&self, on: NodeId) -> Result<(), Error> {
-        self.on_host(|_| self.demote_inside(on))
-    }
-
-    fn demote_inside(&self, on: NodeId) -> Result<(), Error> {
-        let (large, small) = (self.stock_of(HugeSize::GIB1), self.stock_of(HugeSize::MIB2));
-        let class_of = |pfn, size| Class::of(pfn, size, on);
-        let mut refusal = Error::NoRoom;
-        for level in (0..Level::COUNT).rev().filter_map(Level::from_index) {
-            loop {
-                let outcome = large.with(|large| {
-                    small.with(|small| {
-                        let pfn = large.demote(Class { node: on, level }, small, class_of)?;
-                        lock(&self.memory).split(pfn, HugeSize::MIB2);
-                        Ok(())
-                    })
-                });
-                match outcome {
-                    Ok(()) => return Ok(()),
-                    Err(Stop::Metadata { table, words }) => {
-                        if self.faults.hit(Call::Words) {
-                            return Err(Error::OutOfMetadata);
-                        }
-                        let bigger = vec![0; words];
-                        drop(small.with(|stock| stock.adopt(table, bigger)));
-                    }
-                    Err(Stop::Fail(error)) => {
-                        refusal = error;
-                        break;
-                    }
-                    Err(Stop::Wait(what)) => panic!("a stock does not wait: {what:?}"),
-                }
-            }
-        }
-        Err(refusal)
-    }
-
-    /// Somebody outside holds this page from now on: when it leaves its slot it goes to limbo.
-    pub fn hold(&self, pfn: Pfn) {
-        lock(&self.held).insert(pfn.raw());
-    }
-
-    /// The last holder lets go, and what was in limbo for it goes home.
-    pub fn let_go(&self, pfn: Pfn) {
-        lock(&self.held).remove(&pfn.raw());
-        self.on_host(|_| self.retry_limbo());
-    }
-
-    pub(super) fn is_held(&self, pfn: Pfn) -> bool {
-        lock(&self.held).contains(&pfn.raw())
-    }
-
-    /// Looks again at every page in limbo.
-    pub fn retry_all_limbo(&self) {
-        self.on_host(|_| self.retry_limbo());
-    }
-
-    pub(super) fn retry_limbo(&self) {
-        let (waiting, ready): (Vec<_>, Vec<_>) = std::mem::take(&mut *lock(&self.limbo))
-            .into_iter()
-            .partition(|entry| self.is_held(entry.frame.pfn()));
-        lock(&self.limbo).extend(waiting);
-        for InLimbo {
-            frame,
-            attempt,
-            charge,
-        } in ready
-        {
-            self.put_home(frame, &attempt, charge);
-        }
-    }
-
-    /// Gives a page to its pool, or to the system; says how many pages the pool has more.
-    fn put_home(&self, frame: Frame, attempt: &Attempt, charge: Charge) -> u64 {
-        let size = attempt.size;
-        let left = match self.pool_for(attempt) {
-            Some(stock) => match stock.with(|stock| stock.put(frame, charge, Condition::Dirty)) {
-                Returned::Kept => return 1,
-                Returned::Leaves(frame) => frame,
-            },
-            None => frame,
-        };
-        lock(&self.memory).free(left.into_pfn(), size);
-        0
-    }
-
-    /// Gives up to `pages` pages that owners kept, and that the attempt can use, back to the pool; says how many.
-    pub(super) fn take_from_magazines(&self, attempt: &Attempt, pages: u64) -> u64 {
-        let mut taken = Vec::new();
-        for (key, magazine) in &mut *lock(&self.magazines) {
-            while key.1 == attempt.size && (taken.len() as u64) < pages {
-                match magazine.pop_within(attempt.reach) {
-                    Some((frame, _)) => taken.push((*key, frame)),
-                    None => break,
-                }
-            }
-        }
-        taken.into_iter().fold(0, |back, (key, frame)| {
-            let (attempt, charge) = self.kept_for(key);
-            back + self.put_home(frame, &attempt, charge)
-        })
-    }
-
-    /// What the pages of a magazine are charged with.
-    fn kept_for(&self, key: MagazineKey) -> (Attempt, Charge) {
-        let (_, size, nodes, level, account) = key;
-        let level = Level::from_index(level).expect("a level");
-        let bits = AddressBits::new(u32::from(level.bits())).expect("a level's bits");
-        let reach = Reach::new(NodeMask::from_bits(nodes), bits).expect("a reach");
-        let mut attempt = self.attempt(size);
-        attempt.reach = reach;
-        let account = account.map(|key| lock(&self.accounts)[key.0]);
-        let account = match account {
-            Some((of, id)) if of == size => id,
-            _ => AccountId::ROOT,
-        };
-        (attempt, Charge { reach, account })
-    }
-
     pub(super) fn pool_for(&self, attempt: &Attempt) -> Option<&StockLock> {
         match attempt.rung {
             Rung::Pool | Rung::System => self
@@ -447,42 +224,6 @@ impl SimMachine {
                 .find(|stock| stock.size() == attempt.size),
             Rung::Transparent | Rung::Base => None,
         }
-    }
-
-    pub(super) fn with_magazine<T>(
-        &self,
-        owner: Owner,
-        attempt: &Attempt,
-        f: impl FnOnce(&mut Magazine<Vec<u64>>) -> T,
-    ) -> T {
-        let key = (
-            owner.number,
-            attempt.size,
-            attempt.reach.nodes().bits(),
-            attempt.reach.level().index(),
-            owner.account.map(|(_, key)| key),
-        );
-        let mut magazines = lock(&self.magazines);
-        let fresh = || Magazine::new(attempt.size, vec![0; self.magazine_pages]);
-        f(magazines.entry(key).or_insert_with(fresh))
-    }
-
-    /// Gives what owners kept back to the pools: one owner's, or everybody's.
-    pub fn empty_magazines(&self, of: Option<Owner>) {
-        self.on_host(|_| {
-            let mut magazines = std::mem::take(&mut *lock(&self.magazines));
-            for (key, magazine) in &mut magazines {
-                if of.is_some_and(|of| of.number != key.0) {
-                    continue;
-                }
-                let (attempt, charge) = self.kept_for(*key);
-                for (frame, _) in magazine.drain() {
-                    self.put_home(frame, &attempt, charge);
-                }
-            }
-            magazines.retain(|_, magazine| !magazine.is_empty());
-            lock(&self.magazines).extend(magazines);
-        });
     }
 
     /// How often mappings were revoked.

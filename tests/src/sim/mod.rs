@@ -9,10 +9,12 @@
 //! | file | what it simulates |
 //! |---|---|
 //! | [`memory`] | which frames are whose, and what is in them |
-//! | [`faults`] | the n-th call that fails |
+//! | [`faults`] | the n-th call that fails, and calls that last |
 //! | [`wait`] | wait queues |
 //! | [`lock`] | a lock that knows its order, and that nothing slow happens under it |
-//! | [`machine`] | pools, owners, magazines, limbo, resizing, demotion |
+//! | [`machine`] | pools, owners, accounts, and the system behind them |
+//! | [`resize`] | pools that grow, shrink, and break large pages up |
+//! | [`kept`] | magazines and limbo |
 //! | [`host`] | the machine as one buffer sees it |
 //! | [`buffer`] | a buffer, with the gate around every call |
 //! | [`facts`] | all that an `Err` must leave as it was, and the audit |
@@ -23,13 +25,15 @@ pub mod buffer;
 pub mod facts;
 pub mod faults;
 pub mod host;
+pub mod kept;
 pub mod lock;
 pub mod machine;
 pub mod memory;
+pub mod resize;
 pub mod wait;
 
 pub use buffer::SimBuffer;
 pub use facts::Facts;
-pub use faults::{Call, Failing, Faults};
+pub use faults::{Call, Failing, Faults, Point};
 pub use host::SimHost;
 pub use machine::{Owner, SimMachine};

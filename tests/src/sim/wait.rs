@@ -5,7 +5,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use htlb_core::{Error, WaitFor, Waiting};
 
@@ -37,18 +37,17 @@ impl Queues {
         mut look: impl FnMut() -> Result<Waiting, Error>,
     ) -> Result<(), Error> {
         let (lock, woken) = self.queue(key);
-        let deadline = Instant::now() + PATIENCE;
         // The last look is taken on the queue: whoever ends what is waited for wakes under the same lock.
         let mut queue = lock.lock().unwrap_or_else(PoisonError::into_inner);
         while look()? == Waiting::Sleep {
-            assert!(Instant::now() < deadline, "a wake-up of {key:?} was lost");
             self.slept.fetch_add(1, Ordering::SeqCst);
             self.sleeping.fetch_add(1, Ordering::SeqCst);
-            queue = woken
+            let (back, slept) = woken
                 .wait_timeout(queue, PATIENCE)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+                .unwrap_or_else(PoisonError::into_inner);
             self.sleeping.fetch_sub(1, Ordering::SeqCst);
+            queue = back;
+            assert!(!slept.timed_out(), "a wake-up of {key:?} was lost");
         }
         Ok(())
     }

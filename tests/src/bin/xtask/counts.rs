@@ -96,8 +96,24 @@ fn result_line(line: &str) -> Option<Counts> {
     Some(counts)
 }
 
+/// How the reason begins of what is marked `#[ignore]` because another test runs it, in a process of its own: it is a part
+/// of that test, and none that was left out.
+const PART_OF_ANOTHER: &str = "the child of ";
+
 /// The tests that libtest says it ignored, with the reason where one is given.
 pub(crate) fn ignored(output: &str) -> impl Iterator<Item = (&str, &str)> {
+    all_ignored(output).filter(|(_, why)| !why.starts_with(PART_OF_ANOTHER))
+}
+
+/// How many parts of other tests libtest counted as ignored.
+pub(crate) fn parts_of_others(output: &str) -> u64 {
+    // CAST: a number of lines.
+    all_ignored(output)
+        .filter(|(_, why)| why.starts_with(PART_OF_ANOTHER))
+        .count() as u64
+}
+
+fn all_ignored(output: &str) -> impl Iterator<Item = (&str, &str)> {
     output.lines().filter_map(|line| {
         let (name, rest) = line.strip_prefix("test ")?.split_once(" ... ignored")?;
         Some((name, rest.strip_prefix(", ").unwrap_or("marked #[ignore]")))
@@ -148,6 +164,14 @@ mod tests {
         let output = "test a::b ... ok\ntest c ... ignored\ntest d ... ignored, needs a day\n";
         let names: Vec<_> = ignored(output).collect();
         assert_eq!(names, [("c", "marked #[ignore]"), ("d", "needs a day")]);
+        assert_eq!(parts_of_others(output), 0);
+    }
+
+    #[test]
+    fn a_part_of_another_test_is_none_of_its_own() {
+        let output = "test a ... ok\ntest a_child ... ignored, the child of a\n";
+        assert_eq!(ignored(output).count(), 0);
+        assert_eq!(parts_of_others(output), 1);
     }
 
     #[test]

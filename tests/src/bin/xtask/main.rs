@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! `cargo xtask`: everything that is more than `cargo test`.
 //!
-//! `test` runs the steps of [`steps`] in order; the other subcommands run one of them alone. Every command a
-//! step starts writes to that step's log under `target/xtask/`; [`counts`] reads the totals from there.
+//! `test` runs the steps of [`steps`] in order; `fuzz` and `msrv` run one of them alone. Every command a step starts
+//! writes to that step's log under `target/xtask/`; [`counts`] reads the totals from there. `kernel` and `vm` are
+//! [`htlb_tests::kernel`] and [`htlb_tests::vm`], and no steps.
 
 mod child;
 mod counts;
@@ -52,6 +53,12 @@ enum Command {
     ///
     /// The compiler is Debian's package, unpacked below $XDG_CACHE_HOME/htlb; nothing is installed.
     Msrv,
+    /// Prepare Debian's kernel and a debug kernel, and build modules against them
+    ///
+    /// All of it is made from Debian's packages below $XDG_CACHE_HOME/htlb/kernel; nothing is installed.
+    Kernel(htlb_tests::kernel::Arguments),
+    /// Boot a prepared kernel in QEMU, with modules and programs, and judge what came of it
+    Vm(htlb_tests::vm::Arguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -108,8 +115,7 @@ impl TestArguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let (steps, options) = match &arguments.command {
+    let (steps, options) = match Arguments::parse().command {
         Command::Test(test) if test.list => {
             for step in test.steps() {
                 println!("{:<20} {}", step.name(), step.about());
@@ -117,13 +123,25 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Command::Test(test) => (test.steps(), test.options()),
-        Command::Fuzz { seconds } => (vec![Step::Fuzz], Options::lines(*seconds)),
+        Command::Fuzz { seconds } => (vec![Step::Fuzz], Options::lines(seconds)),
         Command::Msrv => (vec![Step::Msrv], Options::lines(0)),
+        Command::Kernel(kernel) => return ended(htlb_tests::kernel::run(kernel)),
+        Command::Vm(vm) => return ended(htlb_tests::vm::run(vm)),
     };
     match Workspace::find().and_then(|workspace| runner::run(workspace, &steps, options)) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn ended(done: anyhow::Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
         }
     }

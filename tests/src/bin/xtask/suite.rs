@@ -2,7 +2,7 @@
 //! The tests themselves, in one mode, with the pool that mode wants.
 
 use crate::child::{Log, Verdict};
-use crate::counts::{ignored, Counts};
+use crate::counts::{ignored, parts_of_others, Counts};
 use crate::modes::{Mode, Sandbox};
 use crate::programs::{Programs, TestProgram};
 use crate::runner::{Context, Report};
@@ -112,6 +112,7 @@ fn judge(output: &str, verdict: Verdict) -> Counts {
     if counts.failed == 0 && !verdict.success() {
         counts += Counts::FAILED;
     }
+    counts.skipped = counts.skipped.saturating_sub(parts_of_others(output));
     counts
 }
 
