@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! Pools of one process as the suite wants them: so many pages of 2 MiB, and not one more.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use htlb_core::driver::Commitment;
 use htlb_core::ledger::Counts;
 use htlb_core::{
-    ByteOffset, ByteRange, Error as Cause, HugeSize, PageChoice, PageCount, Pfn, Rung,
+    ByteLen, ByteOffset, ByteRange, Error as Cause, HugeSize, NodePolicy, PageChoice, PageCount,
+    Pfn, Reach, Rung, Supply,
 };
 use htlb_tests::conformance::{
     Limits, Machine, MachineSpec, Order, OwnerId, Pages, Produce, Unavailable,
@@ -14,9 +15,13 @@ use htlb_tests::conformance::{
 use htlb_tests::host::PoolLease;
 
 use super::{plain, Tested};
+use crate::arena::{refused, Fresh, Kin};
 use crate::buffer::{Layout, Populate};
 use crate::error::Error;
 use crate::host::locked;
+use crate::pools::PoolsBuilder;
+use crate::sys::window::{Backing, Fork, Window};
+use crate::system::Root;
 use crate::{Owner, Pools};
 
 const MIB2: HugeSize = HugeSize::MIB2;
@@ -54,30 +59,28 @@ impl Process {
         Self::new(spec, Rung::Transparent, pages_of(spec)?, None)
     }
 
+    /// On 2 MiB of base pages wherever a transparent huge page would be: any machine has those.
+    ///
+    /// # Errors
+    /// None of the machine's: only what no process is.
+    pub(super) fn base(spec: &MachineSpec<'_>) -> Result<Self, Unavailable> {
+        let pages = pages_of(spec)?;
+        // Where nothing is said of transparent huge pages, they are taken for granted.
+        let pools = limits(Rung::Transparent, pages).system_root(Root::at("/nonexistent"));
+        let process = Self::over(spec, Rung::Transparent, pools, None)?;
+        if pages > 0 {
+            process.adopt(PageCount::new(pages)).unwrap();
+        }
+        Ok(process.with(pages))
+    }
+
     fn new(
         spec: &MachineSpec<'_>,
         rung: Rung,
         pages: u64,
         lease: Option<PoolLease>,
     ) -> Result<Self, Unavailable> {
-        let unavailable = |error: Error| Unavailable(error.to_string());
-        let other = match rung {
-            Rung::Transparent => Rung::System,
-            _ => Rung::Transparent,
-        };
-        let pools = Pools::builder()
-            .limit(rung, MIB2, PageCount::new(pages))
-            .limit(other, MIB2, PageCount::ZERO)
-            .limit(Rung::System, HugeSize::GIB1, PageCount::ZERO)
-            .build()
-            .map_err(unavailable)?;
-        let process = Self {
-            owners: Mutex::new(vec![None]),
-            pools,
-            rung,
-            kept: u64::try_from(spec.magazine).unwrap() * MIB2.bytes(),
-            _lease: lease,
-        };
+        let process = Self::over(spec, rung, limits(rung, pages), lease)?;
         if pages > 0 {
             // All at once, so that the pool has them from the start.
             let all = process.pools.buffer(pages * MIB2.bytes()).strict();
@@ -86,16 +89,71 @@ impl Process {
                 _ => all.page_size(MIB2),
             };
             drop(all.create().map_err(unavailable)?);
-            let counts = process.counts(MIB2, None);
-            assert_eq!((counts.nr.raw(), counts.free.raw()), (pages, pages));
         }
-        Ok(process)
+        Ok(process.with(pages))
+    }
+
+    fn over(
+        spec: &MachineSpec<'_>,
+        rung: Rung,
+        pools: PoolsBuilder,
+        lease: Option<PoolLease>,
+    ) -> Result<Self, Unavailable> {
+        Ok(Self {
+            owners: Mutex::new(vec![None]),
+            pools: pools.build().map_err(unavailable)?,
+            rung,
+            kept: u64::try_from(spec.magazine).unwrap() * MIB2.bytes(),
+            _lease: lease,
+        })
+    }
+
+    /// Itself, with so many pages, all of them free.
+    fn with(self, pages: u64) -> Self {
+        let counts = self.counts(MIB2, None);
+        assert_eq!((counts.nr.raw(), counts.free.raw()), (pages, pages));
+        self
+    }
+
+    /// Takes memory in as transparent huge pages without asking whether it is.
+    fn adopt(&self, pages: PageCount) -> Result<(), Cause> {
+        let range = ByteRange::at(ByteOffset::ZERO, MIB2.len_of(pages)?)?;
+        let guarded = ByteLen::new(range.len().raw() + MIB2.bytes());
+        let window = Window::reserve(Backing::Private, guarded, MIB2, Fork::Exclude);
+        let window = window.map_err(refused)?;
+        window.map(range).map_err(refused)?;
+        window.populate_write(range)?;
+        let fresh = Fresh {
+            window: Arc::new(window),
+            range,
+            reach: Reach::ANY,
+            nodes: NodePolicy::Default,
+            supply: Supply::Persistent,
+        };
+        let arena = self.pools.shared().arena(Kin::Transparent, MIB2);
+        arena.unwrap().adopt(fresh, |_| ())
     }
 
     /// The owner of that number; nobody for the first.
     fn owner_of(&self, owner: OwnerId) -> Option<Owner> {
         locked(&self.owners)[owner].clone()
     }
+}
+
+fn unavailable(error: Error) -> Unavailable {
+    Unavailable(error.to_string())
+}
+
+/// Pools that take so many pages of 2 MiB from this rung, and huge pages from no other.
+fn limits(rung: Rung, pages: u64) -> PoolsBuilder {
+    let other = match rung {
+        Rung::Transparent => Rung::System,
+        _ => Rung::Transparent,
+    };
+    Pools::builder()
+        .limit(rung, MIB2, PageCount::new(pages))
+        .limit(other, MIB2, PageCount::ZERO)
+        .limit(Rung::System, HugeSize::GIB1, PageCount::ZERO)
 }
 
 /// The 2 MiB pages that a case is to have.
