@@ -5,6 +5,7 @@ mod builder;
 mod copy;
 mod fill;
 mod guard;
+mod open;
 mod report;
 mod share;
 mod slice;

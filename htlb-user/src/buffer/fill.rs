@@ -36,6 +36,18 @@ impl PageMut<'_> {
         self.offset
     }
 
+    /// Its length in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.lease.len().raw()
+    }
+
+    /// Never true.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        false
+    }
+
     /// Its bytes. They hold anything: only what is written counts. None where peers may write the memory.
     #[must_use]
     pub fn bytes(&mut self) -> &mut [u8] {
