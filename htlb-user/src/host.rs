@@ -123,10 +123,17 @@ impl BufferHost {
     }
 
     pub(crate) fn refuse(&self, attempt: &Attempt, error: Error, pages: PageCount) {
+        let more = self.arena(attempt).map(|arena| arena.headroom());
+        let why = match more.filter(|more| *more < pages && error == Error::OutOfPages) {
+            Some(more) => format!(
+                "these pools may have {more} more such pages by their own limit, and {pages} were wanted"
+            ),
+            None => advice::why_short(self.shared.root(), attempt, error, pages),
+        };
         self.note(Refusal {
             rung: attempt.rung,
             size: attempt.size,
-            why: advice::why_short(self.shared.root(), attempt, error, pages),
+            why,
         });
     }
 

@@ -83,9 +83,7 @@ fn four_of_eight() {
             "{error}"
         );
         assert!(
-            error
-                .to_string()
-                .contains("cgroup leaves this process room for"),
+            error.to_string().contains("control group allows 4 of 6"),
             "{error}"
         );
         let (pages, free, reserved) = mib2(&pools);

@@ -6,7 +6,7 @@ use std::env;
 use std::process::{Command, Output, Stdio};
 
 use htlb_core::{Error as Cause, HugeSize, PageCount, Rung};
-use htlb_tests::host::{NoPages, PoolLease};
+use htlb_tests::host::PoolLease;
 use htlb_tests::skip::skip;
 use htlb_user::pools::{PoolState, Pools, PoolsBuilder};
 
@@ -17,22 +17,13 @@ pub const PAGE: u64 = 4096;
 ///
 /// Where the pool cannot be sized, one that has enough will do: tests that need an end of it set [`PoolsBuilder::limit`].
 pub fn huge(test: &str, pages: u64) -> Option<PoolLease> {
-    let wanted = PageCount::new(pages);
-    let why = match PoolLease::with_pages(HugeSize::MIB2, wanted) {
-        Ok(lease) => return Some(lease),
-        Err(why) => why,
-    };
-    if let (NoPages::Refused(_), Ok(lease)) = (&why, PoolLease::take()) {
-        if lease
-            .pools()
-            .available(HugeSize::MIB2)
-            .is_ok_and(|there| there >= wanted)
-        {
-            return Some(lease);
+    match PoolLease::with_at_least(HugeSize::MIB2, PageCount::new(pages)) {
+        Ok(lease) => Some(lease),
+        Err(why) => {
+            skip(test, &why.to_string());
+            None
         }
     }
-    skip(test, &why.to_string());
-    None
 }
 
 /// Whether transparent huge pages can be had at this moment.

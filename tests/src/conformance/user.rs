@@ -61,7 +61,7 @@ impl User {
         };
         let lease = match source {
             Source::Hugetlb if pages > 0 => {
-                let lease = PoolLease::with_pages(HugeSize::MIB2, PageCount::new(pages));
+                let lease = PoolLease::with_at_least(HugeSize::MIB2, PageCount::new(pages));
                 Some(lease.map_err(|why| unavailable(&why))?)
             }
             Source::Hugetlb | Source::Transparent => None,

@@ -132,6 +132,29 @@ impl PoolLease {
         }
     }
 
+    /// A lease with at least `pages` pages of `size` available: exactly so many where the pool may be sized, and otherwise as it
+    /// is, if that is enough.
+    ///
+    /// # Errors
+    /// [`NoPages`] says why there are fewer; the pools are as they were.
+    pub fn with_at_least(size: HugeSize, pages: PageCount) -> Result<Self, NoPages> {
+        let refused = match Self::with_pages(size, pages) {
+            Err(NoPages::Refused(refused)) => refused,
+            outcome => return outcome,
+        };
+        match Self::take() {
+            Ok(lease)
+                if lease
+                    .pools
+                    .available(size)
+                    .is_ok_and(|there| there >= pages) =>
+            {
+                Ok(lease)
+            }
+            _ => Err(NoPages::Refused(refused)),
+        }
+    }
+
     /// The pools.
     #[must_use]
     pub fn pools(&self) -> &HugePools {
