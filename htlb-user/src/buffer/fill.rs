@@ -148,6 +148,8 @@ impl Buffer {
         let complaint = Complaint::default();
         let threads = match produce {
             Some(_) => self.host().threads(),
+            // Nothing is left to be done but to publish them.
+            None if self.host().aside().is_clean() => 1,
             None => {
                 let worth = usize::try_from(len / WORTH_A_THREAD).unwrap_or(usize::MAX);
                 self.host().threads().min(worth)
