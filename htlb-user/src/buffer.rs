@@ -3,11 +3,12 @@
 
 mod builder;
 mod change;
+#[cfg(test)]
+mod conformance;
 mod copy;
 mod fill;
 mod guard;
 mod make;
-mod open;
 mod report;
 mod share;
 mod slice;

@@ -24,8 +24,6 @@ mod rig;
 mod supply;
 mod table;
 mod threads;
-#[cfg(feature = "runner")]
-pub mod user;
 
 pub use rig::{Buf, Rig};
 pub use table::CASES;
