@@ -138,26 +138,52 @@ impl Arena {
         fresh: Fresh,
         mut then: impl FnMut(&mut Stock<Words>) -> T,
     ) -> Result<T, Error> {
+        let (region, classes) = self.classify(&fresh)?;
+        let base = region.window.base().as_ptr().addr();
+        // The window is known before its first page can be taken.
+        self.regions.insert(region);
+        loop {
+            let outcome = self.stock.with(|stock| {
+                self.add_all(stock, base, &classes, fresh.supply)
+                    .map(|()| then(stock))
+            });
+            let error = match outcome {
+                Ok(value) => return Ok(value),
+                Err(Stop::Metadata { table, words: len }) => match words(len) {
+                    Ok(bigger) => {
+                        drop(self.stock.with(|stock| stock.adopt(table, bigger)));
+                        continue;
+                    }
+                    Err(error) => error,
+                },
+                Err(Stop::Fail(error)) => error,
+                // INVARIANT: no operation of a stock waits.
+                Err(Stop::Wait(_)) => Error::Closed,
+            };
+            self.regions.remove(base);
+            return Err(error);
+        }
+    }
+
+    /// Finds out where the pages of a window are, and whether that is where they must be.
+    fn classify(&self, fresh: &Fresh) -> Result<(Region, Vec<Class>), Error> {
         let Fresh {
             window,
             range,
             reach,
             nodes: policy,
-            supply,
+            supply: _,
         } = fresh;
-        let pages = self.size.whole_pages_in(range.len()).raw();
-        let count = usize::try_from(pages).map_err(|_| Error::SizeTooLarge)?;
+        let live = self.size.whole_pages_in(range.len()).raw();
+        let count = usize::try_from(live).map_err(|_| Error::SizeTooLarge)?;
         let physical = match self.kin {
-            Kin::Hugetlb => physical_of(&window, range),
+            Kin::Hugetlb => physical_of(window, *range),
             Kin::Transparent | Kin::Base => Box::default(),
         };
-        let nodes = self.nodes_of(&window, range)?;
+        let nodes = self.nodes_of(window, *range)?;
         let spare = reach.nodes().and(self.nodes).first();
         let class = |page: usize| {
             let node = nodes.of(page);
-            if node.is_none() && policy.is_strict() {
-                return Err(Error::OutOfReach);
-            }
             let class = Class {
                 // Where the system does not say, no promise is broken by taking it for any node that will do.
                 node: node
@@ -168,44 +194,20 @@ impl Arena {
                     .get(page)
                     .map_or(Level::WIDEST, |pfn| Level::of(Pfn::new(*pfn), self.size)),
             };
-            match reach.covers(class) {
+            let unknown = node.is_none() && policy.is_strict();
+            match reach.covers(class) && !unknown {
                 true => Ok(class),
                 false => Err(Error::OutOfReach),
             }
         };
-        let classes = (0..count).map(class).collect::<Result<Vec<_>, _>>()?;
-        let base = window.base().as_ptr().addr();
-        // The window is known before its first page can be taken.
-        self.regions.insert(Region {
-            window,
+        let classes = (0..count).map(class).collect::<Result<_, _>>()?;
+        let region = Region {
+            window: Arc::clone(window),
             physical,
             nodes,
-            live: pages,
-        });
-        loop {
-            let outcome = self.stock.with(|stock| {
-                self.add_all(stock, base, &classes, supply)
-                    .map(|()| then(stock))
-            });
-            let stop = match outcome {
-                Ok(value) => return Ok(value),
-                Err(stop) => stop,
-            };
-            let error = match stop {
-                Stop::Metadata { table, words: len } => match words(len) {
-                    Ok(bigger) => {
-                        drop(self.stock.with(|stock| stock.adopt(table, bigger)));
-                        continue;
-                    }
-                    Err(error) => error,
-                },
-                Stop::Fail(error) => error,
-                // INVARIANT: no operation of a stock waits.
-                Stop::Wait(_) => Error::Closed,
-            };
-            self.regions.remove(base);
-            return Err(error);
-        }
+            live,
+        };
+        Ok((region, classes))
     }
 
     /// Adds every page of the window at `base`, or none.
@@ -260,10 +262,15 @@ fn populate(
     threads: usize,
 ) -> Result<(), Error> {
     let pages = size.pages_for(range.len()).raw();
-    // A few parts for each thread, so that none waits long for the slowest; and none so small that the call is what costs.
+    // Populating keeps the address space from changing, which a thread that starts does: parts are so small that it waits
+    // for a millisecond at most, and so large that the call is not what costs.
     let least = (4_u64 << 20).div_ceil(size.bytes());
-    let pieces = (threads.clamp(1, 1024) as u64) * 4;
-    let share = pages.div_ceil(pieces).max(least) * size.bytes();
+    let most = (16_u64 << 20).div_ceil(size.bytes());
+    let fair = pages.div_ceil((threads.clamp(1, 1024) as u64) * 4);
+    let share = match threads {
+        0 | 1 => pages,
+        _ => fair.clamp(least, most),
+    } * size.bytes();
     let mut parts = Vec::new();
     let mut start = range.start().raw();
     while start < range.end().raw() {

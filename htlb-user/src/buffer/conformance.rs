@@ -20,14 +20,14 @@ use crate::error::Error;
 use crate::host::locked;
 use machine::Process;
 
-// Limits, surplus pages and sizes are the system's to set; physical addresses take a privilege; a hole that is read is an
-// error, not a page.
+// Limits, surplus pages and sizes are the system's to set; physical addresses take a privilege. Who reads a hole gets an
+// error, and puts the page there: both together are a fault.
 htlb_tests::conformance!(user_hugetlb, Process::hugetlb,
-    lacks: [Physical, Accounts, Overcommit, Resize, Demote, Limbo, Faults]);
+    lacks: [Physical, Accounts, Overcommit, Resize, Demote, Limbo]);
 htlb_tests::conformance!(user_base, Process::base,
-    lacks: [Physical, Accounts, Overcommit, Resize, Demote, Limbo, Faults]);
+    lacks: [Physical, Accounts, Overcommit, Resize, Demote, Limbo]);
 htlb_tests::conformance!(user_transparent, Process::transparent,
-    lacks: [Physical, Accounts, Overcommit, Resize, Demote, Limbo, Faults]);
+    lacks: [Physical, Accounts, Overcommit, Resize, Demote, Limbo]);
 
 /// A buffer under test.
 #[derive(Debug)]
@@ -76,6 +76,30 @@ impl Tested {
             buffer,
             pins: Mutex::default(),
             seals: Mutex::default(),
+        }
+    }
+
+    /// Does what needs pages, and puts them there where they are missing.
+    fn touching(
+        &self,
+        offset: u64,
+        len: usize,
+        mut f: impl FnMut() -> Result<(), Cause>,
+    ) -> Result<(), Cause> {
+        loop {
+            match f() {
+                Err(Cause::NotPresent) => {
+                    let end = offset + len as u64;
+                    let mut at = offset;
+                    while at < end {
+                        let page = self.fault(at)?;
+                        at += page.size.bytes() - page.offset_in_page.raw();
+                    }
+                }
+                // Another thread reads the page, or writes it, at this moment.
+                Err(Cause::Pinned) => std::thread::yield_now(),
+                outcome => return outcome,
+            }
         }
     }
 
@@ -174,11 +198,14 @@ impl Pages for Tested {
     }
 
     fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), Cause> {
-        plain(self.buffer.read_at(offset, bytes))
+        let len = bytes.len();
+        self.touching(offset, len, || plain(self.buffer.read_at(offset, bytes)))
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Cause> {
-        self.buffer.write_shared(offset, bytes)
+        self.touching(offset, bytes.len(), || {
+            self.buffer.write_shared(offset, bytes)
+        })
     }
 
     fn receipt(&self) -> Vec<Got> {

@@ -36,6 +36,18 @@ impl PageMut<'_> {
         self.offset
     }
 
+    /// Its length in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.lease.len().raw()
+    }
+
+    /// Never true.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        false
+    }
+
     /// Its bytes. They hold anything: only what is written counts. None where peers may write the memory.
     #[must_use]
     pub fn bytes(&mut self) -> &mut [u8] {
@@ -136,6 +148,8 @@ impl Buffer {
         let complaint = Complaint::default();
         let threads = match produce {
             Some(_) => self.host().threads(),
+            // Nothing is left to be done but to publish them.
+            None if self.host().aside().is_clean() => 1,
             None => {
                 let worth = usize::try_from(len / WORTH_A_THREAD).unwrap_or(usize::MAX);
                 self.host().threads().min(worth)

@@ -13,7 +13,7 @@ use htlb_core::{
     HugeSize, NodePolicy, Placement, Reach, Request, Rung, Supply,
 };
 
-use super::builder::Made;
+use super::make::Made;
 use super::{Buffer, BufferBuilder, Live};
 use crate::advice;
 use crate::arena::{refused, Arena, Fresh, Growth, Kin, Slots};

@@ -73,6 +73,14 @@ impl Aside {
             .is_some()
     }
 
+    /// Whether what waits needs no clearing.
+    pub(crate) fn is_clean(&self) -> bool {
+        locked(&self.0).as_ref().is_some_and(|taken| {
+            let dirty = |page: &Option<Contents>| page.is_some_and(|page| page != Contents::Zeroes);
+            taken.left > 0 && !taken.pages.iter().any(dirty)
+        })
+    }
+
     /// How many pages wait.
     pub(crate) fn left(&self) -> u64 {
         locked(&self.0).as_ref().map_or(0, |taken| taken.left)
