@@ -154,6 +154,15 @@ pub trait Host {
         Err(Error::NoContiguousRun)
     }
 
+    /// Learns where a page is going to be, before it is filled and before anybody can see it there. Called once for each page
+    /// that a slot gets.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where the caller is told to go, so that long loops can be ended; the page goes back.
+    fn place(&self, _page: &Blank) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Zeroes the bytes of `page` from `from` to its end.
     ///
     /// # Errors

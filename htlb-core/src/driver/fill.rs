@@ -148,7 +148,7 @@ pub(super) fn fill<H: Host>(
         offset,
         condition,
     };
-    let outcome = match (content, holds) {
+    let outcome = host.place(&blank).and_then(|()| match (content, holds) {
         (Content::Producer(produce), _) => {
             produce(&blank).and_then(|written| match blank.size.bytes().checked_sub(written) {
                 Some(0) => Ok(()),
@@ -159,7 +159,7 @@ pub(super) fn fill<H: Host>(
         }
         (Content::Zeroes, Contents::Anything) => host.clear(&blank, 0),
         (Content::Zeroes, Contents::Zeroes | Contents::OwnData) => Ok(()),
-    };
+    });
     match outcome {
         Ok(()) => {
             if source != Source::Promise && filled.origin() == Origin::Promised {

@@ -86,7 +86,15 @@ impl<S: AsRef<[AtomicU64]>> PageMap<S> {
 
     /// The frames that the map answers for, present or in a claim, each with its slot.
     pub fn frames(&self) -> impl Iterator<Item = (PageIndex, Pfn, HugeSize)> + '_ {
-        let parts = self.extents.split(self.all_slots().slots());
+        self.frames_of(self.all_slots())
+    }
+
+    /// [`PageMap::frames`], of a range.
+    pub fn frames_of(
+        &self,
+        range: SlotRange,
+    ) -> impl Iterator<Item = (PageIndex, Pfn, HugeSize)> + '_ {
+        let parts = self.extents.split(range.slots());
         parts
             .flat_map(|(size, part)| part.map(move |slot| (slot, size)))
             .filter_map(|(slot, size)| {

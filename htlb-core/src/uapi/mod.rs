@@ -26,6 +26,12 @@ pub const EXTENTS: usize = 3;
 /// `node` where no node is meant: all of them, or any.
 pub const NODE_ANY: i32 = -1;
 
+/// `max` of [`Limit`] where there is no limit.
+pub const NO_LIMIT: u64 = u64::MAX;
+
+/// The device itself.
+pub const DEVICE: &str = "/dev/htlb";
+
 record! {
     /// `HTLB_IOC_CREATE`, on the device: a buffer, answered with its file descriptor.
     pub struct Create = (b'c', 80) {
@@ -71,14 +77,47 @@ record! {
 }
 
 record! {
+    /// `HTLB_IOC_RESERVE`, on a buffer: a promise for every hole of a range, all of them or none.
+    pub struct Reserve = (b'v', 32) {
+        /// Zero.
+        pub flags: u32,
+        /// Where the range begins, in bytes.
+        pub offset: u64,
+        /// Its length in bytes; it may end at the end of the buffer.
+        pub len: u64,
+        /// Out: the bytes that were neither promised nor populated before.
+        pub promised: u64,
+    }
+}
+
+record! {
     /// `HTLB_IOC_PUNCH`, on a buffer: gives pages and promises of a range back, and revokes every mapping of them.
-    pub struct Punch = (b'h', 24) {
+    pub struct Punch = (b'h', 40) {
         /// Zero.
         pub flags: u32,
         /// Where the range begins, in bytes.
         pub offset: u64,
         /// Its length in bytes.
         pub len: u64,
+        /// Out: bytes of pages that went.
+        pub removed: u64,
+        /// Out: bytes of promises that went, of pages that had not come yet.
+        pub unpromised: u64,
+    }
+}
+
+record! {
+    /// `HTLB_IOC_TRUNCATE`, on a buffer: another size, up to its capacity. What lies beyond is given back, as by a punch;
+    /// what is added are holes.
+    pub struct Truncate = (b'z', 32) {
+        /// Zero.
+        pub flags: u32,
+        /// The new size in bytes.
+        pub bytes: u64,
+        /// Out: bytes of pages that went.
+        pub removed: u64,
+        /// Out: bytes of promises that went, of pages that had not come yet.
+        pub unpromised: u64,
     }
 }
 
@@ -185,7 +224,7 @@ record! {
 record! {
     /// `HTLB_IOC_RESIZE`, on the device: grows or shrinks a pool. Needs `CAP_SYS_ADMIN`.
     pub struct Resize = (b'r', 40) {
-        /// Zero.
+        /// [`ResizeFlags`].
         pub flags: u32,
         /// The page size in bytes.
         pub page_bytes: u64,
@@ -197,6 +236,27 @@ record! {
         pub reserved: u32,
         /// Out: what the pool has now, in bytes.
         pub reached: u64,
+    }
+}
+
+record! {
+    /// `HTLB_IOC_LIMIT`, on the device: what the buffers made through this file, or those of one user, may use of one
+    /// page size. A file's limit holds beside its user's. A user's, and any minimum, need `CAP_SYS_ADMIN`.
+    pub struct Limit = (b'a', 48) {
+        /// [`LimitFlags`].
+        pub flags: u32,
+        /// The page size in bytes.
+        pub page_bytes: u64,
+        /// The most that may be promised and used, in bytes, or [`NO_LIMIT`].
+        pub max: u64,
+        /// What is guaranteed to this file, in bytes; 0 for a user.
+        pub min: u64,
+        /// The user, with [`LimitFlags::USER`]; else zero.
+        pub uid: u32,
+        /// Zero.
+        pub reserved: u32,
+        /// Out: what is promised and used now, in bytes.
+        pub used: u64,
     }
 }
 
@@ -230,6 +290,10 @@ bitflags::bitflags! {
         const MOVABLE = 1 << 3;
         /// The new file descriptor is closed on exec.
         const CLOEXEC = 1 << 4;
+        /// No page is promised: each comes when it is populated or touched, if there is one.
+        const NORESERVE = 1 << 5;
+        /// Every page is there when the call returns.
+        const POPULATE = 1 << 6;
     }
 
     /// Flags of [`Seal`]: exactly one.
@@ -239,6 +303,22 @@ bitflags::bitflags! {
         const ADD = 1 << 0;
         /// Take it away.
         const REMOVE = 1 << 1;
+    }
+
+    /// Flags of [`Limit`]: at most one.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct LimitFlags: u32 {
+        /// The limit of a user, for all files of that user; without it, of this file.
+        const USER = 1 << 0;
+        /// Only tell what is used; `max` and `min` are out.
+        const QUERY = 1 << 1;
+    }
+
+    /// Flags of [`Resize`].
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct ResizeFlags: u32 {
+        /// `target` is how much surplus is allowed, over all nodes, not the size of the pool.
+        const OVERCOMMIT = 1 << 0;
     }
 }
 
@@ -255,7 +335,10 @@ mod tests {
         let numbers = [
             number::<Create>(),
             number::<Populate>(),
+            number::<Reserve>(),
             number::<Punch>(),
+            number::<Truncate>(),
+            number::<Limit>(),
             number::<Seal>(),
             number::<Info>(),
             number::<Lookup>(),
@@ -269,7 +352,7 @@ mod tests {
             assert_eq!((a >> 8) as u8, MAGIC);
             assert!(numbers[..i].iter().all(|b| a != b));
         }
-        assert_eq!(number::<Punch>(), 0xC018_BC68);
+        assert_eq!(number::<Punch>(), 0xC028_BC68);
     }
 
     #[test]
@@ -279,27 +362,29 @@ mod tests {
             flags: 0,
             offset: 1 << 40,
             len: 5,
+            removed: 0,
+            unpromised: 0,
         };
-        let mut bytes = [0u8; 32];
-        assert_eq!(punch.encode(&mut bytes), 24);
-        assert_eq!(Punch::decode(&bytes[..24]), Ok(punch));
+        let mut bytes = [0u8; 48];
+        assert_eq!(punch.encode(&mut bytes), 40);
+        assert_eq!(Punch::decode(&bytes[..40]), Ok(punch));
 
-        bytes[0] = 32;
+        bytes[0] = 48;
         assert_eq!(
             Punch::decode(&bytes).map(|p| (p.offset, p.len)),
             Ok((1 << 40, 5)),
             "a zero tail is a newer caller"
         );
-        bytes[31] = 1;
+        bytes[47] = 1;
         assert_eq!(Punch::decode(&bytes), Err(Error::RecordSize));
-        bytes[0] = 24;
+        bytes[0] = 40;
         assert_eq!(
             Punch::decode(&bytes),
             Err(Error::RecordSize),
             "the size field must be the length"
         );
         assert_eq!(
-            Punch::decode(&bytes[..23]),
+            Punch::decode(&bytes[..39]),
             Err(Error::RecordSize),
             "shorter than the first version"
         );

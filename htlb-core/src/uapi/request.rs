@@ -2,6 +2,7 @@
 //! A create record as a request, and back: the one place where user space's numbers become the core's types.
 
 use super::{Create, CreateFlags};
+use crate::driver::Commitment;
 use crate::error::Error;
 use crate::gfp::{Gfp, Mobility};
 use crate::reach::{AddressBits, NodeMask};
@@ -105,6 +106,16 @@ impl Create {
             builder = builder.fallback(fallback);
         }
         builder.build()
+    }
+
+    /// Whether pages are promised when the buffer is made.
+    #[must_use]
+    pub const fn commitment(&self) -> Commitment {
+        if self.flags & CreateFlags::NORESERVE.bits() == 0 {
+            Commitment::Promised
+        } else {
+            Commitment::Unpromised
+        }
     }
 
     /// The record for a request that grows to `capacity` at most; transparent pages have no place in it.
@@ -218,7 +229,7 @@ mod tests {
         assert!(good.to_request().is_ok());
         for bad in [
             Create {
-                flags: 1 << 5,
+                flags: 1 << 7,
                 ..good
             },
             Create {
