@@ -11,8 +11,10 @@ use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use htlb_core::uapi::{self, Create, CreateFlags, LimitFlags, Record, ResizeFlags, SealFlags};
-use htlb_core::{Fallback, Rung};
+use htlb_core::uapi::{
+    self, Create, CreateFlags, Info, LimitFlags, Record, ResizeFlags, SealFlags,
+};
+use htlb_core::Fallback;
 
 const HEADER: &str = include_str!("../../htlb-kmod/include/uapi/linux/htlb.h");
 const RECORDS: &str = include_str!("../../htlb-core/src/uapi/mod.rs");
@@ -88,7 +90,7 @@ records! {
 }
 
 /// The constants that are no flags: name in the header, name in the sources, value.
-fn constants() -> [(&'static str, &'static str, String); 10] {
+fn constants() -> [(&'static str, &'static str, String); 14] {
     // The header's numbers are printed as `unsigned long long`.
     let node_any = (i64::from(uapi::NODE_ANY) as u64).to_string();
     [
@@ -118,6 +120,18 @@ fn constants() -> [(&'static str, &'static str, String); 10] {
             "NODES_INTERLEAVE",
             Create::NODES_INTERLEAVE.to_string(),
         ),
+        ("HTLB_RUNG_POOL", "RUNG_POOL", Info::RUNG_POOL.to_string()),
+        (
+            "HTLB_RUNG_SYSTEM",
+            "RUNG_SYSTEM",
+            Info::RUNG_SYSTEM.to_string(),
+        ),
+        ("HTLB_RUNG_BASE", "RUNG_BASE", Info::RUNG_BASE.to_string()),
+        (
+            "HTLB_RUNG_DONATED",
+            "RUNG_DONATED",
+            Info::RUNG_DONATED.to_string(),
+        ),
     ]
 }
 
@@ -133,27 +147,10 @@ macro_rules! flag_facts {
     };
 }
 
-fn rung_facts() -> Facts {
-    // A new rung does not compile here until it has a number in the header.
-    let number = |rung| match rung {
-        Rung::Pool | Rung::System | Rung::Transparent | Rung::Base => rung as u64,
-    };
-    [Rung::Pool, Rung::System, Rung::Transparent, Rung::Base]
-        .into_iter()
-        .map(|rung| {
-            (
-                format!("HTLB_RUNG_{}", rung.to_string().to_uppercase()),
-                number(rung).to_string(),
-            )
-        })
-        .collect()
-}
-
 /// All that the Rust side says.
 fn rust_facts() -> Facts {
     let mut facts = record_facts();
     facts.extend(constants().map(|(name, _, value)| (name.to_owned(), value)));
-    facts.extend(rung_facts());
     facts.extend(flag_facts!("CREATE", CreateFlags::all()));
     facts.extend(flag_facts!("SEAL", SealFlags::all()));
     facts.extend(flag_facts!("LIMIT", LimitFlags::all()));

@@ -61,11 +61,11 @@
 #define HTLB_FALLBACK_TRANSPARENT	(1U << 1) /* transparent huge pages */
 #define HTLB_FALLBACK_BASE		(1U << 2) /* base pages */
 
-/* A byte of rungs in struct htlb_info: where the pages of an extent came from. */
-#define HTLB_RUNG_POOL		0 /* htlb's own pool */
-#define HTLB_RUNG_SYSTEM	1 /* the page allocator, by the mask of the request */
-#define HTLB_RUNG_TRANSPARENT	2 /* transparent huge pages */
+/* A byte of rungs in struct htlb_info: where the pages of an extent came from; 0 where there is no extent. */
+#define HTLB_RUNG_POOL		1 /* htlb's own pool */
+#define HTLB_RUNG_SYSTEM	2 /* the page allocator, by the mask of the request */
 #define HTLB_RUNG_BASE		3 /* base pages */
+#define HTLB_RUNG_DONATED	4 /* user space, by HTLB_IOC_IMPORT */
 
 /* Flags of struct htlb_seal: exactly one. */
 #define HTLB_SEAL_ADD		(1U << 0) /* add a seal of this file descriptor */
