@@ -23,6 +23,7 @@
 //! | [`receipt`] | what was got, from which rung of the ladder, and why not better |
 //! | [`named`], [`store`] | buffers that outlive the process, by name |
 //! | [`load`] | a file into a buffer by direct I/O |
+//! | [`device`] | `/dev/htlb`, where the kernel module is loaded |
 //! | [`system`] | what the machine has and allows |
 //! | [`sys`] | what is asked of the kernel: the only place with `unsafe` |
 //!
@@ -59,6 +60,7 @@ pub mod receipt;
 mod advice;
 mod arena;
 pub mod buffer;
+pub mod device;
 mod error;
 mod filling;
 mod host;

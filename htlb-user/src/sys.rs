@@ -13,6 +13,7 @@
 //! | [`pagemap`] | frame numbers, presence, and whether an entry is huge |
 //! | [`process`] | who is alive, what its limits are |
 //! | [`mod@file`] | files by descriptor: direct I/O, locks, links, advice |
+//! | [`device`] | the records of `/dev/htlb`, and mappings aligned for huge pages |
 //! | [`raw`] | what a program would do by hand: the peers of the benchmarks |
 //! | [`path`] | free space and access of a mount |
 //! | [`fork`] | whether this is the process that made something |
@@ -42,6 +43,7 @@ mod address_space;
 mod backing;
 
 pub mod clear;
+pub mod device;
 pub mod file;
 pub mod fork;
 pub mod lease;
