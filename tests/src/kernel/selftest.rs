@@ -2,6 +2,7 @@
 //! `cargo xtask kernel selftest`: the module's own Makefile as a stranger uses it. A tree for dkms is staged, and
 //! built from that tree alone, where neither cargo nor this repository is; then again, and after a change of the core.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -106,13 +107,15 @@ impl<'a> Staged<'a> {
             );
         }
         let conf = fs::read_to_string(self.tree.join("dkms.conf"))?;
-        for module in built_modules(&conf) {
-            let object = self.tree.join(&module);
-            ensure!(
-                object.exists(),
-                "dkms.conf names {module}, which is not there"
-            );
-        }
+        let made: BTreeSet<String> = fs::read_to_string(self.tree.join("objects/modules.order"))?
+            .lines()
+            .map(|line| format!("objects/{}", line.replace(".o", ".ko")))
+            .collect();
+        let named: BTreeSet<String> = built_modules(&conf).into_iter().collect();
+        ensure!(
+            made == named,
+            "the build makes {made:?}, and dkms.conf names {named:?}"
+        );
         Ok(())
     }
 
