@@ -210,21 +210,31 @@ fn a_lock_file_without_a_crate_is_an_error() {
     assert!(!folder.join("called").exists() && !folder.join("crates").exists());
 }
 
+/// `make` in the module's folder; nothing where there is no make.
+fn make(test: &str, arguments: &[String]) -> Option<Output> {
+    if Command::new("make").arg("--version").output().is_err() {
+        htlb_tests::skip::skip(test, "make is not installed");
+        return None;
+    }
+    let mut make = Command::new("make");
+    make.arg("-C").arg(module_folder()).args(arguments);
+    Some(make.output().expect("make was there a moment ago"))
+}
+
 #[test]
 fn header_and_rule_are_installed_without_a_kernel() {
-    const NAME: &str = "header_and_rule_are_installed_without_a_kernel";
-    if Command::new("make").arg("--version").output().is_err() {
-        htlb_tests::skip::skip(NAME, "make is not installed");
-        return;
-    }
     let root = scratch("install");
-    let output = Command::new("make")
-        .arg("-C")
-        .arg(module_folder())
-        .arg(format!("DESTDIR={}", root.display()))
-        .args(["PREFIX=/opt", "headers_install", "udev_install"])
-        .output()
-        .expect("make was there a moment ago");
+    let Some(output) = make(
+        "header_and_rule_are_installed_without_a_kernel",
+        &[
+            format!("DESTDIR={}", root.display()),
+            "PREFIX=/opt".to_owned(),
+            "headers_install".to_owned(),
+            "udev_install".to_owned(),
+        ],
+    ) else {
+        return;
+    };
     assert!(output.status.success(), "{}", said(&output));
     for (installed, source) in [
         ("opt/include/linux/htlb.h", "include/uapi/linux/htlb.h"),
@@ -233,4 +243,26 @@ fn header_and_rule_are_installed_without_a_kernel() {
         let there = fs::read(root.join(installed)).expect(installed);
         assert_eq!(there, fs::read(module_folder().join(source)).expect(source));
     }
+}
+
+#[test]
+fn installing_before_building_says_so() {
+    let folder = scratch("unbuilt");
+    let Some(output) = make(
+        "installing_before_building_says_so",
+        &[
+            format!("HTLB_BUILD={}", folder.display()),
+            format!("DESTDIR={}", folder.join("root").display()),
+            "install".to_owned(),
+        ],
+    ) else {
+        return;
+    };
+    assert!(!output.status.success());
+    assert!(
+        said(&output).contains("nothing is built in"),
+        "{}",
+        said(&output)
+    );
+    assert!(!folder.join("root").exists());
 }
