@@ -93,9 +93,12 @@ const HOST_TOOLS: [(&str, &str); 7] = [
 ///
 /// Something is missing and could not be installed; the message has the command that does it.
 pub fn require_host_tools() -> Result<()> {
+    if !cfg!(target_arch = "x86_64") {
+        bail!("this is made from Debian's packages for x86-64, and this machine is another");
+    }
     let missing = missing_packages(|path| path.exists());
     if missing.contains(&"apt") || missing.contains(&"dpkg") {
-        bail!("kernels are prepared from Debian's packages, and this machine has no apt");
+        bail!("this is made from Debian's packages, and this machine has no apt");
     }
     if missing.is_empty() {
         return Ok(());
