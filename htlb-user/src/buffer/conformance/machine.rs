@@ -19,7 +19,7 @@ use crate::arena::{refused, Fresh, Kin};
 use crate::buffer::{Layout, Populate};
 use crate::error::Error;
 use crate::host::locked;
-use crate::pools::PoolsBuilder;
+use crate::pools::{DeviceUse, PoolsBuilder};
 use crate::sys::window::{Backing, Fork, Window};
 use crate::system::Root;
 use crate::{Owner, Pools};
@@ -152,6 +152,7 @@ fn limits(rung: Rung, pages: u64) -> PoolsBuilder {
         _ => Rung::Transparent,
     };
     Pools::builder()
+        .device(DeviceUse::Never)
         .limit(rung, MIB2, PageCount::new(pages))
         .limit(other, MIB2, PageCount::ZERO)
         .limit(Rung::System, HugeSize::GIB1, PageCount::ZERO)
