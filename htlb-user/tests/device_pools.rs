@@ -6,7 +6,7 @@ mod device_support;
 
 use std::fs::{set_permissions, Permissions};
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 
 use htlb_core::uapi::DEVICE;
@@ -272,6 +272,51 @@ fn a_file_is_loaded_into_it() {
     }
     assert_eq!(&buffer.as_slice().unwrap()[..], &content[..len]);
     std::fs::remove_file(&file).unwrap();
+    drop((buffer, pools));
+    assert_eq!(ground.free(), PAGES);
+}
+
+/// A block device that the guest makes (`brd`).
+const DISK: &str = "/dev/ram0";
+
+#[test]
+fn a_disk_writes_into_it_by_direct_io() {
+    use htlb_user::load::{fill, Options, Source, Span};
+    let test = "a_disk_writes_into_it_by_direct_io";
+    let Some(ground) = Ground::new(test) else {
+        return;
+    };
+    let len = 4 * MIB2;
+    let content: Vec<u8> = (0..len).map(|at| (at % 239) as u8).collect();
+    let disk = std::fs::OpenOptions::new().write(true).open(DISK);
+    let Ok(disk) = disk else {
+        htlb_tests::skip::skip(
+            test,
+            "there is no /dev/ram0 to be overwritten: modprobe brd",
+        );
+        return;
+    };
+    disk.write_all_at(&content, 0).unwrap();
+    disk.sync_all().unwrap();
+    let pools = pools(DeviceUse::Only);
+    let source = Source::open(DISK.as_ref()).unwrap();
+    assert!(source.is_direct());
+    let mut buffer = pools
+        .buffer(source.len().unwrap())
+        .page_size(HugeSize::MIB2)
+        .strict()
+        .create()
+        .unwrap();
+    {
+        let mut bytes = buffer.as_mut_slice().unwrap();
+        let spans = &mut [Span::new(&mut bytes)];
+        let report = fill(&source, spans, &Options::default(), |_| {}).unwrap();
+        assert_eq!(
+            (report.direct_bytes, report.buffered_bytes),
+            (report.bytes, 0)
+        );
+    }
+    assert!(buffer.slice(0, len).unwrap()[..] == content[..]);
     drop((buffer, pools));
     assert_eq!(ground.free(), PAGES);
 }
