@@ -8,6 +8,8 @@ pub mod conformance;
 pub mod host;
 #[cfg(feature = "runner")]
 pub mod kernel;
+#[cfg(feature = "runner")]
+pub mod kmod;
 pub mod skip;
 #[cfg(feature = "runner")]
 pub mod vm;
