@@ -111,8 +111,10 @@ errors! {
     AccountMinimumAboveMaximum => "the account's minimum exceeds its maximum", EINVAL;
     /// No such account, or it is still in use.
     AccountInvalid => "no such account", EINVAL;
-    /// The account still holds pages or promises.
-    AccountBusy => "the account still holds pages or promises", EBUSY;
+    /// The account still holds pages or promises, or more of them than a new limit allows, or accounts below it.
+    AccountBusy => "the account still holds pages, promises or other accounts", EBUSY;
+    /// An account that is itself below another, or has a guaranteed minimum, cannot have accounts below it.
+    AccountParentInvalid => "an account below another, or with a minimum, can have none below it", EINVAL;
     /// As many surplus pages as the overcommit limit allows.
     OvercommitLimit => "the overcommit limit is reached", ENOMEM;
     /// The allocator outside the pool had no page.

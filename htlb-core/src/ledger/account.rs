@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
-//! Accounts: who is charged, up to which limit, with which guaranteed minimum.
+//! Accounts: opened, limited and closed.
 //!
-//! An account is Linux's `hugepage_subpool` with a reach. Its minimum is promised like anything else, to
-//! the kind of the minimum's reach. Only what lies within that reach counts against the minimum: then each unit
-//! that comes back is a page, or an assigned one, that the minimum can have again, and giving back cannot fail.
-//! So the *unused minimum* is `min - min(inside, min)`, where `inside` is the use within the reach.
+//! An account is Linux's `hugepage_subpool` with a reach, and perhaps with another account above it: a file's
+//! below its user's. Then both limits hold. What is charged, and when, `charge` says.
+//!
+//! # Two levels
+//!
+//! An account that is below another has none below it, and one that has a minimum has none either. So a guarantee is
+//! always one to a single account, and no limit that others use up can stand in its way: a child's minimum counts
+//! against its parent's limit from the day it is opened, used or not. The root account has no limit; "below the root"
+//! and "below none" mean the same, and it keeps no books of the accounts below it.
 
 use super::tables::{OfAccount, OfKind, OPEN};
 use super::Ledger;
@@ -74,39 +79,203 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Ledger<M> {
         min: PageCount,
         min_reach: Reach,
     ) -> Result<AccountId, Stop> {
+        self.open_account_under(AccountId::ROOT, max, min, min_reach)
+    }
+
+    /// Opens an account below another: whatever it has counts against the limits of both.
+    ///
+    /// Below [`AccountId::ROOT`] is below none. The minimum counts against the parent's limit from now on, used or not.
+    ///
+    /// # Errors
+    /// As for [`Self::open_account`]; [`Error::AccountInvalid`] for a parent that is not open,
+    /// [`Error::AccountParentInvalid`] for one that is below another or has a minimum; [`Error::AccountLimit`] where
+    /// the parent's limit does not allow the minimum.
+    ///
+    /// ```
+    /// use htlb_core::ledger::{AccountId, Ledger, Tables};
+    /// use htlb_core::{Class, Error, HugeSize, NodeId, PageCount, Pfn, Reach, Stop};
+    /// let tables = Tables { nodes: 1, kinds: 4, accounts: 4 };
+    /// let mut ledger = Ledger::new(vec![0; tables.words()], tables)?;
+    /// ledger.grow(Class::of(Pfn::new(0), HugeSize::MIB2, NodeId::ZERO), PageCount::new(9))?;
+    /// let (none, two) = (PageCount::ZERO, PageCount::new(2));
+    /// let user = ledger.open_account(Some(PageCount::new(3)), none, Reach::ANY)?;
+    /// let first = ledger.open_account_under(user, Some(two), none, Reach::ANY)?;
+    /// let second = ledger.open_account_under(user, None, none, Reach::ANY)?;
+    /// let promise = ledger.reserve(Reach::ANY, first, two)?;
+    /// // The second file has no limit of its own, but its user has one page left.
+    /// let refused = ledger.reserve(Reach::ANY, second, two);
+    /// assert_eq!(refused, Err(Stop::Fail(Error::AccountLimit)));
+    /// assert_eq!(ledger.usage(user)?.used, two);
+    /// # ledger.release(promise);
+    /// # Ok::<(), Stop>(())
+    /// ```
+    pub fn open_account_under(
+        &mut self,
+        parent: AccountId,
+        max: Option<PageCount>,
+        min: PageCount,
+        min_reach: Reach,
+    ) -> Result<AccountId, Stop> {
         let limit = max.map_or(u64::MAX, PageCount::raw);
         let min = min.raw();
         if min > limit {
             return Err(Error::AccountMinimumAboveMaximum.into());
+        }
+        let above = self.account(parent)?;
+        if !self.can_be_parent(above) {
+            return Err(Error::AccountParentInvalid.into());
+        }
+        if parent != AccountId::ROOT {
+            self.within_limit(above, min)?;
         }
         self.enough(min)?;
         let index = (0..self.words.tables().accounts)
             .find(|&index| self.words.account(usize::from(index), OfAccount::State) & OPEN == 0)
             .ok_or_else(|| self.need())?;
         let account = usize::from(index);
-        if min > 0 {
-            let kind = self.kind_or_new(min_reach)?;
-            let missing = self.assign(kind, min);
-            if missing > 0 {
-                self.unassign(kind, min.saturating_sub(missing));
-                return Err(Error::NoRoom.into());
-            }
-            self.words.kind_add(kind, OfKind::Accounts, 1);
-            self.words
-                .account_set(account, OfAccount::Kind, kind as u64);
-            self.guarantee(kind, min);
-        }
+        self.replace_minimum(account, 0, min, min_reach)?;
         // CAST: only the low half holds the generation, and the account is not open.
         #[allow(clippy::cast_possible_truncation)]
         let generation = self.words.account(account, OfAccount::State) as u32;
         let id = AccountId { index, generation };
-        self.words
-            .account_set(account, OfAccount::State, id.state());
-        self.words.account_set(account, OfAccount::Max, limit);
-        self.words.account_set(account, OfAccount::Min, min);
-        self.words.account_set(account, OfAccount::Used, 0);
-        self.words.account_set(account, OfAccount::Inside, 0);
+        for (field, value) in [
+            (OfAccount::State, id.state()),
+            (OfAccount::Max, limit),
+            (OfAccount::Used, 0),
+            (OfAccount::Inside, 0),
+            (OfAccount::Parent, above as u64),
+            (OfAccount::Children, 0),
+            (OfAccount::Below, 0),
+        ] {
+            self.words.account_set(account, field, value);
+        }
+        if let Some(above) = self.parent(account) {
+            self.words.account_add(above, OfAccount::Children, 1);
+            self.words.account_add(above, OfAccount::Below, min);
+        }
         Ok(id)
+    }
+
+    /// Sets the most that an account may use; `None` for no limit.
+    ///
+    /// Never below what it has now, so that nobody is ever above a limit: to stop an account from growing, set its
+    /// limit to its use, and lower it again as pages come back.
+    ///
+    /// # Errors
+    /// [`Error::AccountBusy`] where the account and those below it have more than `max` pages,
+    /// [`Error::AccountMinimumAboveMaximum`] below its minimum; [`Error::AccountInvalid`] for the root account, and for one
+    /// that is not open.
+    ///
+    /// ```
+    /// use htlb_core::ledger::{AccountId, Ledger, Tables};
+    /// use htlb_core::{Class, Error, HugeSize, NodeId, PageCount, Pfn, Reach, Stop};
+    /// let tables = Tables { nodes: 1, kinds: 4, accounts: 2 };
+    /// let mut ledger = Ledger::new(vec![0; tables.words()], tables)?;
+    /// ledger.grow(Class::of(Pfn::new(0), HugeSize::MIB2, NodeId::ZERO), PageCount::new(3))?;
+    /// let account = ledger.open_account(None, PageCount::ZERO, Reach::ANY)?;
+    /// let promise = ledger.reserve(Reach::ANY, account, PageCount::new(2))?;
+    /// assert_eq!(ledger.set_limit(account, Some(PageCount::ONE)), Err(Error::AccountBusy));
+    /// ledger.set_limit(account, Some(PageCount::new(2)))?;
+    /// let more = ledger.reserve(Reach::ANY, account, PageCount::ONE);
+    /// assert_eq!(more, Err(Stop::Fail(Error::AccountLimit)));
+    /// # ledger.release(promise);
+    /// # Ok::<(), Stop>(())
+    /// ```
+    pub fn set_limit(&mut self, id: AccountId, max: Option<PageCount>) -> Result<(), Error> {
+        let account = self.account_but_root(id)?;
+        let limit = max.map_or(u64::MAX, PageCount::raw);
+        if limit < self.words.account(account, OfAccount::Min) {
+            return Err(Error::AccountMinimumAboveMaximum);
+        }
+        if limit < self.charged(account) {
+            return Err(Error::AccountBusy);
+        }
+        self.words.account_set(account, OfAccount::Max, limit);
+        Ok(())
+    }
+
+    /// Promises another minimum to an account that has nothing in use, instead of the one that it had.
+    ///
+    /// # Errors
+    /// [`Error::AccountBusy`] while it has promises, pages or accounts below it; [`Error::AccountMinimumAboveMaximum`];
+    /// [`Error::AccountLimit`] where the limit of the account above does not allow it; [`Error::NoRoom`] where it cannot be
+    /// promised; [`Error::AccountInvalid`] for the root account, and for one that is not open; [`Stop::Metadata`].
+    ///
+    /// ```
+    /// use htlb_core::ledger::{AccountId, Ledger, Tables};
+    /// use htlb_core::{Class, Error, HugeSize, NodeId, PageCount, Pfn, Reach, Stop};
+    /// let tables = Tables { nodes: 1, kinds: 4, accounts: 2 };
+    /// let mut ledger = Ledger::new(vec![0; tables.words()], tables)?;
+    /// ledger.grow(Class::of(Pfn::new(0), HugeSize::MIB2, NodeId::ZERO), PageCount::new(3))?;
+    /// let account = ledger.open_account(None, PageCount::ONE, Reach::ANY)?;
+    /// ledger.set_minimum(account, PageCount::new(3), Reach::ANY)?;
+    /// let refused = ledger.set_minimum(account, PageCount::new(4), Reach::ANY);
+    /// assert_eq!(refused, Err(Stop::Fail(Error::NoRoom)));
+    /// assert_eq!(ledger.unused_minima(), PageCount::new(3));
+    /// # Ok::<(), Stop>(())
+    /// ```
+    pub fn set_minimum(
+        &mut self,
+        id: AccountId,
+        min: PageCount,
+        min_reach: Reach,
+    ) -> Result<(), Stop> {
+        let account = self.idle_account(id)?;
+        let min = min.raw();
+        if min > self.words.account(account, OfAccount::Max) {
+            return Err(Error::AccountMinimumAboveMaximum.into());
+        }
+        let before = self.words.account(account, OfAccount::Min);
+        let parent = self.parent(account);
+        if let Some(above) = parent {
+            self.within_limit(above, min.saturating_sub(before))?;
+        }
+        self.enough(min.saturating_sub(before))?;
+        self.replace_minimum(account, before, min, min_reach)?;
+        if let Some(above) = parent {
+            self.words.account_sub(above, OfAccount::Below, before);
+            self.words.account_add(above, OfAccount::Below, min);
+        }
+        Ok(())
+    }
+
+    /// Promises `min` pages to the account, which has none in use, in place of the `before` that it had.
+    fn replace_minimum(
+        &mut self,
+        account: usize,
+        before: u64,
+        min: u64,
+        min_reach: Reach,
+    ) -> Result<(), Stop> {
+        let new = match min {
+            0 => None,
+            _ => Some(self.kind_or_new(min_reach)?),
+        };
+        let old = (before > 0).then(|| self.minimum_kind(account));
+        if let Some(old) = old {
+            self.unassign(old, before);
+        }
+        if let Some(new) = new {
+            let missing = self.assign(new, min);
+            if missing > 0 {
+                self.unassign(new, min.saturating_sub(missing));
+                if let Some(old) = old {
+                    self.restore(old, before);
+                }
+                return Err(Error::NoRoom.into());
+            }
+        }
+        if let Some(old) = old {
+            self.unguarantee(old, before);
+            self.words.kind_sub(old, OfKind::Accounts, 1);
+        }
+        if let Some(new) = new {
+            self.guarantee(new, min);
+            self.words.kind_add(new, OfKind::Accounts, 1);
+            self.words.account_set(account, OfAccount::Kind, new as u64);
+        }
+        self.words.account_set(account, OfAccount::Min, min);
+        Ok(())
     }
 
     /// Closes an account and gives its minimum up.
@@ -114,23 +283,21 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Ledger<M> {
     /// Mirrors `mm/hugetlb.c: hugepage_put_subpool`.
     ///
     /// # Errors
-    /// [`Error::AccountBusy`] while it has promises or pages; [`Error::AccountInvalid`] for the root account, and for one
-    /// that is not open.
+    /// [`Error::AccountBusy`] while it has promises, pages or accounts below it; [`Error::AccountInvalid`] for the root
+    /// account, and for one that is not open.
     #[doc(alias = "hugepage_put_subpool")]
     pub fn close_account(&mut self, id: AccountId) -> Result<(), Error> {
-        let account = self.account(id)?;
-        if id == AccountId::ROOT {
-            return Err(Error::AccountInvalid);
-        }
-        if self.words.account(account, OfAccount::Used) > 0 {
-            return Err(Error::AccountBusy);
-        }
+        let account = self.idle_account(id)?;
         let min = self.words.account(account, OfAccount::Min);
         if min > 0 {
             let kind = self.minimum_kind(account);
             self.unassign(kind, min);
             self.unguarantee(kind, min);
             self.words.kind_sub(kind, OfKind::Accounts, 1);
+        }
+        if let Some(above) = self.parent(account) {
+            self.words.account_sub(above, OfAccount::Children, 1);
+            self.words.account_sub(above, OfAccount::Below, min);
         }
         let next = u64::from(id.generation.wrapping_add(1));
         self.words.account_set(account, OfAccount::State, next);
@@ -148,92 +315,25 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Ledger<M> {
         }
     }
 
-    pub(super) fn minimum_kind(&self, account: usize) -> usize {
-        usize::try_from(self.words.account(account, OfAccount::Kind)).unwrap_or(usize::MAX)
-    }
-
-    /// The kind of the account's minimum, if use of `reach` counts against it.
-    #[inline]
-    pub(super) fn minimum(&self, account: usize, reach: Reach) -> Option<usize> {
-        if self.words.account(account, OfAccount::Min) == 0 {
-            return None;
+    fn account_but_root(&self, id: AccountId) -> Result<usize, Error> {
+        if id == AccountId::ROOT {
+            return Err(Error::AccountInvalid);
         }
-        let kind = self.minimum_kind(account);
-        let nodes = self.words.kind(kind, OfKind::Nodes);
-        let level = self.words.kind(kind, OfKind::Level);
-        let within = reach.nodes().bits() & !nodes == 0 && reach.level().index() as u64 <= level;
-        within.then_some(kind)
+        self.account(id)
     }
 
-    /// What the account's minimum still promises.
-    #[inline]
-    pub(super) fn unused_minimum(&self, account: usize) -> u64 {
-        let min = self.words.account(account, OfAccount::Min);
-        min.saturating_sub(self.words.account(account, OfAccount::Inside))
-    }
-
-    /// Whether the account's limit allows `n` pages more.
-    #[inline]
-    pub(super) fn within_limit(&self, account: usize, n: u64) -> Result<(), Error> {
-        let max = self.words.account(account, OfAccount::Max);
-        let used = self.words.account(account, OfAccount::Used);
-        if max != u64::MAX && n > max.saturating_sub(used) {
-            return Err(Error::AccountLimit);
+    /// The index of an account, not the root account, that has neither use nor accounts below it.
+    fn idle_account(&self, id: AccountId) -> Result<usize, Error> {
+        let account = self.account_but_root(id)?;
+        let has = |field| self.words.account(account, field) > 0;
+        if has(OfAccount::Used) || has(OfAccount::Children) {
+            return Err(Error::AccountBusy);
         }
-        Ok(())
+        Ok(account)
     }
 
-    /// Charges `n` pages, the part that the minimum had promised being no longer promised to it. The witness is the
-    /// caller's to adapt.
-    #[inline]
-    pub(super) fn charge(&mut self, account: usize, minimum: Option<usize>, n: u64) {
-        self.words.account_add(account, OfAccount::Used, n);
-        if let Some(kind) = minimum {
-            let before = self.unused_minimum(account);
-            self.words.account_add(account, OfAccount::Inside, n);
-            self.unguarantee(kind, before.saturating_sub(self.unused_minimum(account)));
-        }
-    }
-
-    /// Whether `n` pages can have been charged with [`Self::charge`].
-    #[inline]
-    pub(super) fn has_charged(&self, account: usize, minimum: Option<usize>, n: u64) -> bool {
-        self.words.account(account, OfAccount::Used) >= n
-            && (minimum.is_none() || self.words.account(account, OfAccount::Inside) >= n)
-    }
-
-    /// Gives `n` charged pages back and returns how many of them the minimum promises again. The witness is the
-    /// caller's to adapt.
-    #[inline]
-    pub(super) fn uncharge(&mut self, account: usize, minimum: Option<usize>, n: u64) -> u64 {
-        self.words.account_sub(account, OfAccount::Used, n);
-        let Some(kind) = minimum else {
-            return 0;
-        };
-        let regained = self.regains(account, n);
-        self.words.account_sub(account, OfAccount::Inside, n);
-        self.guarantee(kind, regained);
-        regained
-    }
-
-    /// How much of the minimum would be unused again after `n` pages within its reach came back.
-    #[inline]
-    pub(super) fn regains(&self, account: usize, n: u64) -> u64 {
-        let min = self.words.account(account, OfAccount::Min);
-        let inside = self.words.account(account, OfAccount::Inside);
-        let after = min.saturating_sub(inside.saturating_sub(n));
-        after.saturating_sub(self.unused_minimum(account))
-    }
-
-    fn guarantee(&mut self, kind: usize, n: u64) {
-        self.words.kind_add(kind, OfKind::Guaranteed, n);
-        self.totals.minima = self.totals.minima.saturating_add(n);
-        self.totals.reserved = self.totals.reserved.saturating_add(n);
-    }
-
-    fn unguarantee(&mut self, kind: usize, n: u64) {
-        self.words.kind_sub(kind, OfKind::Guaranteed, n);
-        self.totals.minima = self.totals.minima.saturating_sub(n);
-        self.totals.reserved = self.totals.reserved.saturating_sub(n);
+    /// Whether accounts may be opened below this one.
+    pub(super) fn can_be_parent(&self, account: usize) -> bool {
+        self.parent(account).is_none() && self.words.account(account, OfAccount::Min) == 0
     }
 }

@@ -4,7 +4,7 @@
 use core::fmt;
 
 use super::tables::{OfAccount, OfClass, OfKind, OPEN};
-use super::Ledger;
+use super::{AccountId, Ledger};
 use crate::reach::{Class, Level};
 
 /// The invariant that does not hold, and where.
@@ -29,6 +29,8 @@ pub enum Violation {
     TotalsInexact,
     /// I5: an account, by its index, uses more than its maximum.
     AccountAboveMaximum(usize),
+    /// I5: an account, by its index, is not charged for what the accounts below it have, or cannot have any.
+    ChildrenInexact(usize),
     /// I5: the unused minima of some accounts are not what is promised to their kind.
     MinimumUncovered(usize),
     /// Promises and pages in use are not what the accounts are charged.
@@ -63,6 +65,9 @@ impl fmt::Display for Violation {
             Self::TotalsInexact => f.write_str("the totals are not the sums"),
             Self::AccountAboveMaximum(account) => {
                 write!(f, "account {account} is above its maximum")
+            }
+            Self::ChildrenInexact(account) => {
+                write!(f, "account {account} is not charged for those below it")
             }
             Self::MinimumUncovered(kind) => {
                 write!(f, "minima of kind {kind} are not covered exactly")
@@ -191,7 +196,8 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Ledger<M> {
         for account in self.open_accounts() {
             let used = self.words.account(account, OfAccount::Used);
             charged.add(used);
-            if used > self.words.account(account, OfAccount::Max) {
+            self.check_children(account)?;
+            if self.charged(account) > self.words.account(account, OfAccount::Max) {
                 return Err(Violation::AccountAboveMaximum(account));
             }
             if self.words.account(account, OfAccount::Inside) > used {
@@ -223,6 +229,28 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Ledger<M> {
             Ok(())
         } else {
             Err(Violation::ChargeInexact)
+        }
+    }
+
+    /// The root account is nobody's parent: an account below it is one below none.
+    fn check_children(&self, account: usize) -> Result<(), Violation> {
+        let (mut children, mut below) = (Sum::ZERO, Sum::ZERO);
+        if account != AccountId::ROOT.index() {
+            for child in self.open_accounts() {
+                if self.parent(child) == Some(account) {
+                    children.add(1);
+                    below.add(self.words.account(child, OfAccount::Used));
+                    below.add(self.unused_minimum(child));
+                }
+            }
+        }
+        let is_exact = children.is(self.words.account(account, OfAccount::Children))
+            && below.is(self.words.account(account, OfAccount::Below))
+            && (children.is(0) || self.can_be_parent(account));
+        if is_exact {
+            Ok(())
+        } else {
+            Err(Violation::ChildrenInexact(account))
         }
     }
 

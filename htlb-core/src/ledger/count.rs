@@ -27,9 +27,11 @@ pub struct Counts {
 /// The state of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Pages promised or in use.
+    /// Pages promised or in use, those of the accounts below included: what counts against the limit.
     #[doc(alias = "used_hpages")]
     pub used: PageCount,
+    /// The part of it that the accounts below have: their use, and what is unused of their minima.
+    pub below: PageCount,
     /// The most that it may use; `None` for no limit.
     pub max: Option<PageCount>,
     /// What is guaranteed to it.
@@ -98,7 +100,8 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Ledger<M> {
         let account = self.account(id)?;
         let max = self.words.account(account, OfAccount::Max);
         Ok(Usage {
-            used: PageCount::new(self.words.account(account, OfAccount::Used)),
+            used: PageCount::new(self.charged(account)),
+            below: PageCount::new(self.words.account(account, OfAccount::Below)),
             max: (max != u64::MAX).then_some(PageCount::new(max)),
             min: PageCount::new(self.words.account(account, OfAccount::Min)),
             unused_minimum: PageCount::new(self.unused_minimum(account)),

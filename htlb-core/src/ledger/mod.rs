@@ -25,7 +25,8 @@
 //!   assigned as are promised to it, all of them within its reach.
 //! - I3: in every class, `surplus ≤ nr`.
 //! - I4: the totals are the sums over classes and kinds.
-//! - I5: every account has `used ≤ max`, and what is unused of its minimum is promised.
+//! - I5: every account has `used ≤ max`, and what is unused of its minimum is promised; an account with others below
+//!   it is charged for exactly what they have.
 //! - Everything in use, or promised, is charged to exactly one account; nothing came back that was never given.
 //!
 //! An `Err` left every count as it was; the witness may be arranged differently. `release` and the `put`s cannot
@@ -57,6 +58,7 @@
 //! ```
 
 mod account;
+mod charge;
 mod check;
 mod count;
 mod promise;

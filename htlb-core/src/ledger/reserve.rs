@@ -110,12 +110,12 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Ledger<M> {
     #[inline]
     pub(super) fn asker(&self, reach: Reach, id: AccountId, n: u64) -> Result<Asker, Error> {
         let account = self.account(id)?;
-        self.within_limit(account, n)?;
         let minimum = self.minimum(account, reach);
         let draw = match minimum {
             Some(_) => n.min(self.unused_minimum(account)),
             None => 0,
         };
+        self.within_limits(account, n, draw)?;
         Ok(Asker {
             account,
             minimum,

@@ -100,10 +100,16 @@ pub(super) enum OfAccount {
     Min,
     /// The kind of the minimum, where that is not zero.
     Kind,
-    /// Promises and pages in use.
+    /// Promises and pages in use, not those of accounts below.
     Used,
     /// The part of `Used` whose reach lies within that of the minimum.
     Inside,
+    /// The account above, by its index; the root account's for none.
+    Parent,
+    /// Accounts below.
+    Children,
+    /// What the accounts below have: their use and their unused minima.
+    Below,
 }
 
 /// Set in [`OfAccount::State`] of an open account.
@@ -111,7 +117,7 @@ pub(super) const OPEN: u64 = 1 << 32;
 
 pub(super) const CLASS_WORDS: usize = 4;
 pub(super) const NOTE_WORDS: usize = 2;
-pub(super) const ACCOUNT_WORDS: usize = 8;
+pub(super) const ACCOUNT_WORDS: usize = 9;
 pub(super) const KIND_WORDS: usize = 8;
 
 /// Where each section begins, and how long a kind's row is.

@@ -12,6 +12,7 @@ mod request;
 pub use record::Record;
 
 use crate::error::Error;
+use crate::policy::Rung;
 use record::record;
 
 /// The version of this interface, as `STATS` reports it.
@@ -152,6 +153,51 @@ record! {
         pub extent_bytes: [u64; EXTENTS],
         /// The rung of the ladder that served each extent, a byte each, the first extent lowest.
         pub rungs: u64,
+    }
+}
+
+impl Info {
+    /// Pages of the module's own pool.
+    pub const RUNG_POOL: u8 = 1;
+    /// Pages that the system's allocator gave.
+    pub const RUNG_SYSTEM: u8 = 2;
+    /// Base pages.
+    pub const RUNG_BASE: u8 = 3;
+    /// Pages that user space donated.
+    pub const RUNG_DONATED: u8 = 4;
+
+    /// The number by which [`Info::rungs`] names a rung; 0 for one that no buffer of the module has.
+    #[must_use]
+    pub const fn rung_number(rung: Rung) -> u8 {
+        match rung {
+            Rung::Pool => Self::RUNG_POOL,
+            Rung::System => Self::RUNG_SYSTEM,
+            Rung::Base => Self::RUNG_BASE,
+            Rung::Transparent => 0,
+        }
+    }
+
+    /// The rung that served the extent, or `None` past the last extent and for donated pages, which no rung gave.
+    #[must_use]
+    pub const fn rung(&self, extent: usize) -> Option<Rung> {
+        if extent >= EXTENTS {
+            return None;
+        }
+        match self.rungs.to_le_bytes() {
+            [first, second, third, ..] => {
+                let number = match extent {
+                    0 => first,
+                    1 => second,
+                    _ => third,
+                };
+                match number {
+                    Self::RUNG_POOL => Some(Rung::Pool),
+                    Self::RUNG_SYSTEM => Some(Rung::System),
+                    Self::RUNG_BASE => Some(Rung::Base),
+                    _ => None,
+                }
+            }
+        }
     }
 }
 

@@ -101,6 +101,9 @@ pub enum Op {
     Remove(Nth),
     OpenAccount(Amount, Amount, Where),
     CloseAccount(Nth),
+    OpenAccountUnder(Nth, Amount, Amount, Where),
+    SetLimit(Nth, Amount),
+    SetMinimum(Nth, Amount, Where),
     /// The host has no memory for the next table that is asked for.
     FailTables,
     /// The host answers a request that is no longer open, or with too little.

@@ -8,6 +8,7 @@
     clippy::cast_possible_truncation
 )]
 
+mod accounts;
 mod promises;
 mod supply;
 mod wrong;

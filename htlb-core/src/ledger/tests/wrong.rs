@@ -107,12 +107,19 @@ fn check_finds_each_wrong_number() {
             .unwrap();
         drop(ledger.reserve(Reach::ANY, account, pages(1)).unwrap());
         ledger.take_free(reach(1, 11), ROOT, NodeMask::ALL).unwrap();
+        let above = ledger
+            .open_account(Some(pages(2)), pages(0), Reach::ANY)
+            .unwrap();
+        let below = ledger
+            .open_account_under(above, None, pages(1), Reach::ANY)
+            .unwrap();
+        drop(ledger.reserve(reach(1, 11), below, pages(1)).unwrap());
         assert_eq!(ledger.check(), Ok(()));
         ledger
     }
     type Break = fn(&mut Ledger<Vec<u64>>);
     let wide = class(0, 11);
-    let cases: [(Break, Violation); 14] = [
+    let cases: [(Break, Violation); 20] = [
         (
             |l| l.words.class_add(class(0, 11), OfClass::Free, 9),
             Violation::FreeAboveNr(wide),
@@ -165,6 +172,31 @@ fn check_finds_each_wrong_number() {
         (
             |l| l.words.account_add(0, OfAccount::Used, 1),
             Violation::ChargeInexact,
+        ),
+        // Account 2 has one account below it, which is 3.
+        (
+            |l| l.words.account_add(2, OfAccount::Below, 1),
+            Violation::ChildrenInexact(2),
+        ),
+        (
+            |l| l.words.account_add(2, OfAccount::Children, 1),
+            Violation::ChildrenInexact(2),
+        ),
+        (
+            |l| l.words.account_set(3, OfAccount::Parent, 1),
+            Violation::ChildrenInexact(1),
+        ),
+        (
+            |l| l.words.account_set(2, OfAccount::Parent, 1),
+            Violation::ChildrenInexact(1),
+        ),
+        (
+            |l| l.words.account_add(0, OfAccount::Below, 1),
+            Violation::ChildrenInexact(0),
+        ),
+        (
+            |l| l.words.account_set(2, OfAccount::Max, 0),
+            Violation::AccountAboveMaximum(2),
         ),
     ];
     for (break_it, violation) in cases {

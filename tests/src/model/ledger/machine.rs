@@ -95,9 +95,13 @@ impl Machine {
         assert_eq!(self.ledger.totals(), expected);
         assert_eq!(self.ledger.unused_minima(), count(minima));
         assert_eq!(self.ledger.overcommit(), count(self.world.overcommit));
+        let slack = expected.free.raw() - expected.reserved.raw();
+        let growth = self.world.overcommit.saturating_sub(self.world.surplus());
+        assert_eq!(self.ledger.available(), count(slack.saturating_add(growth)));
         for account in &self.world.accounts {
             let expected = Usage {
-                used: count(self.world.used(account.id)),
+                used: count(self.world.charged(account.id)),
+                below: count(self.world.below(account.id)),
                 max: account.max.map(count),
                 min: count(account.min),
                 unused_minimum: count(self.world.unused(account)),
@@ -158,7 +162,17 @@ impl Machine {
             }
             Op::Put(nth) => self.put(nth),
             Op::Remove(nth) => self.remove(nth),
-            Op::OpenAccount(max, min, reach) => self.open(max.pages(), min.pages(), reach.reach()),
+            Op::OpenAccount(max, min, reach) => {
+                self.open(AccountId::ROOT, max.pages(), min.pages(), reach.reach());
+            }
+            Op::OpenAccountUnder(parent, max, min, reach) => {
+                let parent = self.world.pick(parent);
+                self.open(parent, max.pages(), min.pages(), reach.reach());
+            }
+            Op::SetLimit(nth, max) => self.set_limit(self.world.pick(nth), max.pages()),
+            Op::SetMinimum(nth, min, reach) => {
+                self.set_minimum(self.world.pick(nth), min.pages(), reach.reach());
+            }
             Op::CloseAccount(nth) => self.close(self.world.pick(nth)),
             Op::FailTables => self.tables_fail = true,
             Op::AdoptAnyway(less) => self.adopt_anyway(less),
@@ -274,7 +288,7 @@ impl Machine {
                 .with_demand(reach, n)
                 .clears()
         };
-        let expected = match self.world.refusal(account, n) {
+        let expected = match self.world.refusal(account, reach, n) {
             Some(error) => Err(error),
             None if fits() => Ok(Promise::mint(reach, account, pages)),
             None => Err(Error::NoRoom),
@@ -287,7 +301,7 @@ impl Machine {
 
     fn shortage(&mut self, reach: Reach, account: AccountId, pages: PageCount) {
         let n = pages.raw();
-        let expected = match self.world.refusal(account, n) {
+        let expected = match self.world.refusal(account, reach, n) {
             Some(error) => Err(error),
             None => {
                 let market = self.world.market_with(account, reach, n);
@@ -401,7 +415,7 @@ impl Machine {
         if self.world.in_use.len() >= MOST_CLAIMS {
             return;
         }
-        let refusal = self.world.refusal(account, 1);
+        let refusal = self.world.refusal(account, reach, 1);
         let market = self.world.market_with(account, reach, 1);
         let possible: Vec<_> = classes()
             .filter(|c| reach.covers(*c) && market.without(*c, 1).is_some_and(|m| m.clears()))
@@ -438,7 +452,7 @@ impl Machine {
             Err(Error::NodeInvalid)
         } else if !reach.covers(class) {
             Err(Error::OutOfReach)
-        } else if let Some(error) = self.world.refusal(account, n) {
+        } else if let Some(error) = self.world.refusal(account, reach, n) {
             Err(error)
         } else if fits() {
             // A run that the model could not write down is not taken.
@@ -505,52 +519,107 @@ impl Machine {
 
     // ---- accounts ----------------------------------------------------------------------------------
 
-    fn open(&mut self, max: PageCount, min: PageCount, min_reach: Reach) {
+    fn open(&mut self, parent: AccountId, max: PageCount, min: PageCount, min_reach: Reach) {
         if self.world.accounts.len() >= 8 {
             return;
         }
-        // Zero stands for no limit: a limit of no pages is one that `Amount` gives too rarely to matter.
-        let max = (!max.is_zero()).then_some(max);
-        let fits = || {
-            self.world
-                .market()
-                .with_demand(min_reach, min.raw())
-                .clears()
-        };
-        let expected = if max.is_some_and(|max| min > max) {
-            Err(Error::AccountMinimumAboveMaximum)
-        } else if fits() {
-            Ok(())
-        } else {
-            Err(Error::NoRoom)
+        let max = limit(max);
+        let expected = match self.world.account(parent) {
+            _ if max.is_some_and(|max| min > max) => Err(Error::AccountMinimumAboveMaximum),
+            None => Err(Error::AccountInvalid),
+            Some(above) if above.parent != AccountId::ROOT || above.min > 0 => {
+                Err(Error::AccountParentInvalid)
+            }
+            Some(above) if !self.world.allows(above, min.raw()) => Err(Error::AccountLimit),
+            Some(_) => self.expect_minimum(None, min, min_reach),
         };
         let mut id = None;
         let found = self.call(|ledger| {
-            id = Some(ledger.open_account(max, min, min_reach)?);
+            id = Some(ledger.open_account_under(parent, max, min, min_reach)?);
             Ok(())
         });
         if Self::agree(found, expected).is_some() {
             let id = id.unwrap();
             assert!(self.world.account(id).is_none() && !self.world.closed.contains(&id));
-            // `u64::MAX` as a limit is none.
-            let max = max.map(PageCount::raw).filter(|&max| max != u64::MAX);
             self.world.accounts.push(Account {
                 id,
-                max,
+                max: finite(max),
                 min: min.raw(),
                 min_reach,
+                parent,
             });
         }
     }
 
-    fn close(&mut self, id: AccountId) {
-        let expected = if id == AccountId::ROOT || self.world.account(id).is_none() {
-            Err(Error::AccountInvalid)
-        } else if self.world.used(id) > 0 {
-            Err(Error::AccountBusy)
-        } else {
+    fn expect_minimum(
+        &mut self,
+        id: Option<AccountId>,
+        min: PageCount,
+        reach: Reach,
+    ) -> Result<(), Error> {
+        if self.world.clears_with_minimum(id, min.raw(), reach) {
             Ok(())
+        } else {
+            Err(Error::NoRoom)
+        }
+    }
+
+    fn set_limit(&mut self, id: AccountId, max: PageCount) {
+        let max = limit(max);
+        let below = |pages: u64| max.is_some_and(|max| max.raw() < pages);
+        let expected = match self.world.account(id) {
+            None => Err(Error::AccountInvalid),
+            Some(_) if id == AccountId::ROOT => Err(Error::AccountInvalid),
+            Some(account) if below(account.min) => Err(Error::AccountMinimumAboveMaximum),
+            Some(_) if below(self.world.charged(id)) => Err(Error::AccountBusy),
+            Some(_) => Ok(()),
         };
+        assert_eq!(self.ledger.set_limit(id, max), expected);
+        if expected.is_ok() {
+            self.world.account_mut(id).max = finite(max);
+        }
+    }
+
+    fn set_minimum(&mut self, id: AccountId, min: PageCount, min_reach: Reach) {
+        let expected = match self.idle(id) {
+            Err(error) => Err(error),
+            Ok(now) if now.max.is_some_and(|max| min.raw() > max) => {
+                Err(Error::AccountMinimumAboveMaximum)
+            }
+            Ok(now) => {
+                let above = self.world.account(now.parent).unwrap();
+                if self.world.allows(above, min.raw().saturating_sub(now.min)) {
+                    self.expect_minimum(Some(id), min, min_reach)
+                } else {
+                    Err(Error::AccountLimit)
+                }
+            }
+        };
+        let found = self.call(|ledger| ledger.set_minimum(id, min, min_reach));
+        if Self::agree(found, expected).is_some() {
+            let account = self.world.account_mut(id);
+            account.min = min.raw();
+            account.min_reach = min_reach;
+        }
+    }
+
+    /// An account that has nothing in use and none below it.
+    fn idle(&self, id: AccountId) -> Result<Account, Error> {
+        match self.world.account(id) {
+            Some(_) if id == AccountId::ROOT => Err(Error::AccountInvalid),
+            Some(account) => {
+                if self.world.used(id) > 0 || self.world.children(id).next().is_some() {
+                    Err(Error::AccountBusy)
+                } else {
+                    Ok(*account)
+                }
+            }
+            None => Err(Error::AccountInvalid),
+        }
+    }
+
+    fn close(&mut self, id: AccountId) {
+        let expected = self.idle(id).map(drop);
         assert_eq!(self.ledger.close_account(id), expected);
         if expected.is_ok() {
             self.world.accounts.retain(|account| account.id != id);
@@ -586,11 +655,14 @@ impl Machine {
             self.ledger.release(promise);
         }
         self.compare();
-        for id in self.world.accounts.iter().map(|a| a.id).collect::<Vec<_>>() {
+        // Children were opened after their parents.
+        let opened = self.world.accounts.iter().map(|a| a.id);
+        for id in opened.rev().collect::<Vec<_>>() {
             if id != AccountId::ROOT {
                 self.close(id);
             }
         }
+        assert_eq!(self.world.accounts.len(), 1);
         // Absurd numbers are absorbed rather than dropped one by one.
         for class in classes() {
             let many = self.ledger.class(class).surplus.raw().saturating_sub(8);
@@ -605,4 +677,14 @@ impl Machine {
         self.compare();
         assert_eq!(self.ledger.totals(), Counts::default());
     }
+}
+
+/// Zero stands for no limit.
+fn limit(max: PageCount) -> Option<PageCount> {
+    (!max.is_zero()).then_some(max)
+}
+
+/// `u64::MAX` as a limit is none.
+fn finite(max: Option<PageCount>) -> Option<u64> {
+    max.map(PageCount::raw).filter(|&max| max != u64::MAX)
 }

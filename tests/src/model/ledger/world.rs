@@ -12,6 +12,8 @@ pub(super) struct Account {
     pub(super) max: Option<u64>,
     pub(super) min: u64,
     pub(super) min_reach: Reach,
+    /// The account above; the root account for none.
+    pub(super) parent: AccountId,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +121,7 @@ impl World {
                 max: None,
                 min: 0,
                 min_reach: Reach::ANY,
+                parent: AccountId::ROOT,
             }],
             closed: Vec::new(),
         }
@@ -194,15 +197,71 @@ impl World {
         self.accounts.iter().find(|a| a.id == id)
     }
 
-    /// What a claim of `pages` more must be refused with before anybody looks at pages.
-    pub(super) fn refusal(&self, id: AccountId, pages: u64) -> Option<Error> {
+    /// The accounts below one; none for the root account, which keeps no books of others.
+    pub(super) fn children(&self, id: AccountId) -> impl Iterator<Item = &Account> + '_ {
+        let below = move |account: &&Account| id != AccountId::ROOT && account.parent == id;
+        self.accounts.iter().filter(below)
+    }
+
+    /// What the accounts below one have if account `id` has claimed `extra` pages of `reach` more.
+    fn below_with(&self, parent: AccountId, id: AccountId, reach: Reach, extra: u64) -> u128 {
+        self.children(parent)
+            .map(|child| {
+                let extra = if child.id == id { extra } else { 0 };
+                u128::from(self.used(child.id))
+                    + u128::from(extra)
+                    + u128::from(self.unused_with(child, reach, extra))
+            })
+            .sum()
+    }
+
+    pub(super) fn below(&self, parent: AccountId) -> u64 {
+        let below = self.below_with(parent, parent, Reach::ANY, 0);
+        u64::try_from(below).unwrap()
+    }
+
+    /// What counts against an account's limit.
+    pub(super) fn charged(&self, id: AccountId) -> u64 {
+        self.used(id) + self.below(id)
+    }
+
+    /// What a claim of `pages` more of `reach` must be refused with before anybody looks at pages.
+    pub(super) fn refusal(&self, id: AccountId, reach: Reach, pages: u64) -> Option<Error> {
         let Some(account) = self.account(id) else {
             return Some(Error::AccountInvalid);
         };
-        let beyond = account
-            .max
-            .is_some_and(|max| u128::from(self.used(id)) + u128::from(pages) > u128::from(max));
-        beyond.then_some(Error::AccountLimit)
+        let beyond =
+            |account: &Account, total: u128| account.max.is_some_and(|max| total > u128::from(max));
+        let own = u128::from(self.charged(id)) + u128::from(pages);
+        let parent = self.account(account.parent).unwrap();
+        let both = u128::from(self.used(parent.id)) + self.below_with(parent.id, id, reach, pages);
+        (beyond(account, own) || beyond(parent, both)).then_some(Error::AccountLimit)
+    }
+
+    /// Whether an account's limit allows those below it to have `rise` pages more.
+    pub(super) fn allows(&self, above: &Account, rise: u64) -> bool {
+        let total = u128::from(self.charged(above.id)) + u128::from(rise);
+        above.max.is_none_or(|max| total <= u128::from(max))
+    }
+
+    /// Whether promises can be kept if the minimum of an account, perhaps a new one, were this.
+    pub(super) fn clears_with_minimum(
+        &mut self,
+        id: Option<AccountId>,
+        min: u64,
+        min_reach: Reach,
+    ) -> bool {
+        let kept = id.map(|id| std::mem::take(&mut self.account_mut(id).min));
+        let clears = self.market().with_demand(min_reach, min).clears();
+        if let (Some(id), Some(kept)) = (id, kept) {
+            self.account_mut(id).min = kept;
+        }
+        clears
+    }
+
+    pub(super) fn account_mut(&mut self, id: AccountId) -> &mut Account {
+        let found = self.accounts.iter_mut().find(|a| a.id == id);
+        found.unwrap()
     }
 
     /// Any account, open or closed.

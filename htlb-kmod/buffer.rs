@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A buffer: the core's, and what the kernel needs beside it.
+
+use htlb_core::driver::{self, Commitment, Content, Punched};
+use htlb_core::page_map::{Extent, Located, PageMap, PagePin, Seal};
+use htlb_core::{
+    policy, Buffer, ByteLen, ByteOffset, ByteRange, Error as Reason, Host, HugeSize, PageCount, Part, Request,
+    Stop,
+};
+use kernel::prelude::*;
+use kernel::sync::{new_mutex, Arc, Mutex, SetOnce};
+
+use crate::backing::Backing;
+use crate::error::errno;
+use crate::ffi::fault::Fault;
+use crate::ffi::file::{BufferFile, Copies, Mappings};
+use crate::ffi::page;
+use crate::host::{KernelHost, Patience};
+use crate::machine::Machine;
+use crate::memory::Slots;
+
+/// What is populated when a buffer is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Populate {
+    /// Everything.
+    Now,
+    /// What cannot be promised, because no stock serves it; the rest when it is asked for or touched.
+    Later,
+}
+
+/// A buffer, which its file owns.
+#[pin_data(PinnedDrop)]
+pub(crate) struct DmaBuffer {
+    core: Buffer<Slots>,
+    backing: Backing,
+    number: SetOnce<u64>,
+    /// Those that programs asked for, one after the other.
+    #[pin]
+    seals: Mutex<KVec<Seal>>,
+}
+
+impl DmaBuffer {
+    /// A new buffer and its file.
+    pub(crate) fn create(
+        machine: Arc<Machine>,
+        request: &Request,
+        commitment: Commitment,
+        capacity: ByteLen,
+        populate: Populate,
+        content: &mut Content<'_>,
+    ) -> Result<BufferFile> {
+        let placement = policy::resolve(request, &machine.topology()).map_err(errno)?;
+        let backing = Backing::new(machine);
+        let core = {
+            let host = KernelHost::enter(&backing, None, Patience::Killable, Copies::Stay).map_err(errno)?;
+            driver::create(&host, &placement, commitment, capacity, content).map_err(errno)?
+        };
+        let buffer = Self::adopt(core, backing)?;
+        buffer.fulfil(commitment, populate, content).map_err(errno)?;
+        BufferFile::new(buffer)
+    }
+
+    fn adopt(core: Buffer<Slots>, backing: Backing) -> Result<Arc<Self>> {
+        let buffer = Arc::pin_init(
+            try_pin_init!(Self {
+                core,
+                backing,
+                number: SetOnce::new(),
+                seals <- new_mutex!(KVec::new(), "htlb::seals"),
+            }),
+            GFP_KERNEL,
+        )?;
+        let number = buffer.machine().note(&buffer)?;
+        buffer.number.populate(number);
+        Ok(buffer)
+    }
+
+    /// A promise that no stock can give is kept by populating at once.
+    fn fulfil(&self, commitment: Commitment, populate: Populate, content: &mut Content<'_>) -> Result<(), Reason> {
+        for (part, extent) in self.core.parts().zip(self.map().extents().iter()) {
+            let unpromised = self.machine().stock_of(&part.attempt).is_none();
+            if populate == Populate::Now || (unpromised && commitment == Commitment::Promised) {
+                if let Some(range) = self.bytes_of(extent) {
+                    self.populate(range, content)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes of an extent below the size.
+    fn bytes_of(&self, extent: &Extent) -> Option<ByteRange> {
+        let start = extent.start();
+        let len = extent.size().len_of(extent.pages()).ok()?;
+        let end = start.raw().saturating_add(len.raw()).min(self.size().raw());
+        ByteRange::new(start, ByteOffset::new(end)).ok().filter(|range| !range.is_empty())
+    }
+
+    /// The end of its file: nobody has it mapped or open any more.
+    pub(crate) fn close(self: Arc<Self>) {
+        self.seals.lock().drain_all().for_each(|seal| self.map().unseal(seal));
+        if let Some(number) = self.number.copy() {
+            self.machine().forget(number);
+        }
+    }
+
+    /// The machine.
+    pub(crate) fn machine(&self) -> &Machine {
+        self.backing.machine()
+    }
+
+    /// Offset to page.
+    pub(crate) fn map(&self) -> &PageMap<Slots> {
+        self.core.map()
+    }
+
+    /// The core's buffer, to look at.
+    pub(crate) fn core(&self) -> &Buffer<Slots> {
+        &self.core
+    }
+
+    /// Its size.
+    pub(crate) fn size(&self) -> ByteLen {
+        self.map().size()
+    }
+
+    /// Whether all of its pages are folios.
+    pub(crate) fn has_folios_only(&self) -> bool {
+        self.map().extents().iter().all(|extent| page::is_folio(extent.size()))
+    }
+
+    /// Notes who has it mapped.
+    pub(crate) fn mapped_by(&self, mappings: Mappings) {
+        self.backing.mapped_by(mappings);
+    }
+
+    /// Who has it mapped.
+    pub(crate) fn mappings(&self) -> Option<Mappings> {
+        self.backing.mappings()
+    }
+
+    fn host(&self, copies: Copies) -> Result<KernelHost<'_>, Reason> {
+        KernelHost::enter(&self.backing, Some(self.map()), Patience::Killable, copies)
+    }
+
+    /// Promises the holes of a range; says how many bytes that was.
+    pub(crate) fn reserve(&self, range: ByteRange) -> Result<ByteLen, Reason> {
+        let before = self.weigh(range)?.promised;
+        driver::reserve(&self.host(Copies::Stay)?, &self.core, range)?;
+        let after = self.weigh(range)?.promised;
+        Ok(ByteLen::new(after.raw().saturating_sub(before.raw())))
+    }
+
+    /// Puts pages where there are none in a range.
+    pub(crate) fn populate(&self, range: ByteRange, content: &mut Content<'_>) -> Result<PageCount, Reason> {
+        driver::populate(&self.host(Copies::Stay)?, &self.core, range, content)
+    }
+
+    /// The page that a fault asks for, put there if need be.
+    pub(crate) fn fault(&self, offset: ByteOffset, fault: &Fault<'_>) -> Result<Located, Reason> {
+        let host = KernelHost::enter(&self.backing, Some(self.map()), Patience::Fault(fault), Copies::Stay)?;
+        driver::fault(&host, &self.core, offset)
+    }
+
+    /// Gives the pages and promises of a range back.
+    pub(crate) fn punch(&self, range: ByteRange) -> Result<Punched, Reason> {
+        let host = self.host(Copies::Stay)?;
+        let punched = driver::punch(&host, &self.core, range)?;
+        self.machine().limbo().retry(self.machine());
+        Ok(punched)
+    }
+
+    /// Another size.
+    pub(crate) fn truncate(&self, size: ByteLen) -> Result<Punched, Reason> {
+        let host = self.host(Copies::Go)?;
+        let punched = driver::truncate(&host, &self.core, size)?;
+        if let Some(mappings) = self.mappings() {
+            mappings.resize(self.size());
+        }
+        Ok(punched)
+    }
+
+    /// Forbids punching and truncating, until the seal is given back.
+    pub(crate) fn seal(&self) -> Result<Seal, Reason> {
+        self.until(|| self.map().seal())
+    }
+
+    /// Adds a seal of a program's.
+    pub(crate) fn add_seal(&self) -> Result<(), Reason> {
+        let seal = self.seal()?;
+        let mut seals = self.seals.lock();
+        // A seal has no size, so that keeping one takes no memory.
+        seals.push(seal, GFP_KERNEL).map_err(|_| Reason::OutOfMetadata)
+    }
+
+    /// Takes a program's seal away.
+    pub(crate) fn remove_seal(&self) -> Result<(), Reason> {
+        let seal = self.seals.lock().pop().ok_or(Reason::NotPresent)?;
+        self.map().unseal(seal);
+        Ok(())
+    }
+
+    /// How many seals programs have on it.
+    pub(crate) fn seals(&self) -> u64 {
+        self.seals.lock().len() as u64
+    }
+
+    /// Pins the page at an offset, if there is one.
+    pub(crate) fn pin(&self, offset: ByteOffset) -> Result<PagePin, Reason> {
+        let index = self.map().index_at(offset)?;
+        self.until(|| self.map().pin(index))
+    }
+
+    /// Asks until there is nothing to wait for any more.
+    fn until<T>(&self, mut ask: impl FnMut() -> Result<T, Stop>) -> Result<T, Reason> {
+        loop {
+            match ask() {
+                Ok(value) => return Ok(value),
+                Err(Stop::Wait(what)) => self.host(Copies::Stay)?.wait(self.map(), what, None)?,
+                Err(Stop::Fail(reason)) => return Err(reason),
+                Err(Stop::Metadata { .. }) => return Err(Reason::OutOfMetadata),
+            }
+        }
+    }
+}
+
+/// What a range holds, in bytes.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Weight {
+    /// Of pages.
+    pub(crate) populated: ByteLen,
+    /// Of promises of pages that have not come yet.
+    pub(crate) promised: ByteLen,
+    /// Pins on its pages.
+    pub(crate) pins: u64,
+}
+
+impl DmaBuffer {
+    /// What a range holds.
+    pub(crate) fn weigh(&self, range: ByteRange) -> Result<Weight, Reason> {
+        let slots = self.map().pages(range)?;
+        Ok(self.weight(&self.map().census_of(slots)))
+    }
+
+    /// What all of it holds, beyond the size too.
+    pub(crate) fn weigh_all(&self) -> Weight {
+        self.weight(&self.map().census())
+    }
+
+    fn weight(&self, census: &htlb_core::page_map::PerExtent<htlb_core::page_map::Census>) -> Weight {
+        let mut weight = Weight::default();
+        for (size, census) in census.iter() {
+            weight.populated = sum(weight.populated, size, census.frames());
+            weight.promised = sum(weight.promised, size, census.promises());
+            weight.pins = weight.pins.saturating_add(census.pins);
+        }
+        weight
+    }
+
+    /// The parts, each with its extent.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (&Part, &Extent)> {
+        self.core.parts().zip(self.map().extents().iter())
+    }
+}
+
+fn sum(bytes: ByteLen, size: HugeSize, pages: PageCount) -> ByteLen {
+    let more = size.bytes().saturating_mul(pages.raw());
+    ByteLen::new(bytes.raw().saturating_add(more))
+}
+
+#[pinned_drop]
+impl PinnedDrop for DmaBuffer {
+    fn drop(self: Pin<&mut Self>) {
+        let this = self.project();
+        match KernelHost::enter(this.backing, None, Patience::Endless, Copies::Go) {
+            Ok(host) => {
+                if let Err(reason) = driver::release(&host, this.core) {
+                    pr_err!("a buffer could not be released: {}\n", reason.as_str());
+                }
+            }
+            Err(reason) => pr_err!("a buffer could not be released: {}\n", reason.as_str()),
+        }
+    }
+}

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What Rust cannot see: inline functions, macros and exports of the kernel.
+ *
+ * No decision is made here. Pages are named by their first frame number; whoever passes one owns the page, which
+ * the Rust side proves before each call.
+ */
+#include <linux/anon_inodes.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/gfp.h>
+#include <linux/highmem.h>
+#include <linux/huge_mm.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/page_ref.h>
+#include <linux/pagemap.h>
+#include <linux/sched/signal.h>
+#include <linux/wait_bit.h>
+
+#include "htlb_c.h"
+
+/* ---- GFP masks -------------------------------------------------------- */
+
+/* By the bit that the core has for each name. */
+static const gfp_t htlb_gfp_bits[] = {
+	__GFP_DMA,	     __GFP_HIGHMEM,	 __GFP_DMA32,
+	__GFP_MOVABLE,	     __GFP_RECLAIMABLE,	 __GFP_HIGH,
+	__GFP_IO,	     __GFP_FS,		 __GFP_DIRECT_RECLAIM,
+	__GFP_KSWAPD_RECLAIM, __GFP_ZERO,	 __GFP_COMP,
+	__GFP_NOWARN,	     __GFP_RETRY_MAYFAIL, __GFP_NOFAIL,
+	__GFP_NORETRY,	     __GFP_MEMALLOC,	 __GFP_NOMEMALLOC,
+	__GFP_HARDWALL,	     __GFP_THISNODE,	 __GFP_ACCOUNT,
+	__GFP_WRITE,
+};
+
+gfp_t htlb_c_gfp(u32 bits)
+{
+	gfp_t gfp = 0;
+	u32 bit;
+
+	for (bit = 0; bit < ARRAY_SIZE(htlb_gfp_bits); bit++)
+		if (bits & BIT(bit))
+			gfp |= htlb_gfp_bits[bit];
+	return gfp;
+}
+
+/* ---- pages ------------------------------------------------------------ */
+
+/* In folio->private of every page that is ours: nobody else looks there while the folio has no mapping. */
+#define HTLB_OURS ((void *)0x68746c6272757374UL)
+
+bool htlb_c_page_is_ours(unsigned long pfn)
+{
+	return pfn_valid(pfn) && page_folio(pfn_to_page(pfn)) == (struct folio *)pfn_to_page(pfn) &&
+	       pfn_folio(pfn)->private == HTLB_OURS;
+}
+
+static unsigned long htlb_c_adopt(struct folio *folio)
+{
+	folio->private = HTLB_OURS;
+	/* NUMA balancing passes over dirty file folios. */
+	folio_mark_dirty(folio);
+	return folio_pfn(folio);
+}
+
+/* 0 where there is none: no frame that the allocator gives has this number. */
+unsigned long htlb_c_page_alloc(gfp_t gfp, unsigned int order, int nid)
+{
+	struct folio *folio = __folio_alloc_node(gfp, order, nid);
+
+	return folio ? htlb_c_adopt(folio) : 0;
+}
+
+void htlb_c_page_free(unsigned long pfn)
+{
+	struct folio *folio = pfn_folio(pfn);
+
+	folio->private = NULL;
+	folio_put(folio);
+}
+
+/* Frames that are no folio: for pages larger than the allocator's own. */
+unsigned long htlb_c_range_alloc(gfp_t gfp, unsigned int order, int nid, nodemask_t *nodes)
+{
+	struct page *page = alloc_contig_pages(1UL << order, gfp, nid, nodes);
+
+	if (!page)
+		return 0;
+	((struct folio *)page)->private = HTLB_OURS;
+	return page_to_pfn(page);
+}
+
+void htlb_c_range_free(unsigned long pfn, unsigned int order)
+{
+	pfn_folio(pfn)->private = NULL;
+	free_contig_range(pfn, 1UL << order);
+}
+
+int htlb_c_page_node(unsigned long pfn)
+{
+	return page_to_nid(pfn_to_page(pfn));
+}
+
+void htlb_c_page_place(unsigned long pfn, pgoff_t index)
+{
+	pfn_folio(pfn)->index = index;
+}
+
+/* Whether nobody but the caller, who has one reference, can reach the folio. */
+bool htlb_c_page_is_exclusive(unsigned long pfn)
+{
+	struct page *page = pfn_to_page(pfn);
+
+	if (!page_ref_freeze(page, 1))
+		return false;
+	page_ref_unfreeze(page, 1);
+	return true;
+}
+
+bool htlb_c_page_is_poisoned(unsigned long pfn, unsigned long pages)
+{
+	unsigned long i;
+
+	for (i = 0; i < pages; i++)
+		if (PageHWPoison(pfn_to_page(pfn + i)))
+			return true;
+	return false;
+}
+
+void htlb_c_page_drain(unsigned long pfn)
+{
+	struct folio *folio = pfn_folio(pfn);
+
+	folio_lock(folio);
+	folio_unlock(folio);
+}
+
+/* Zeroes the bytes from @from up to @to; false where a fatal signal came first. */
+bool htlb_c_page_clear(unsigned long pfn, u64 from, u64 to)
+{
+	while (from < to) {
+		u64 end = min(to, (from | (PMD_SIZE - 1)) + 1);
+
+		for (; from < end; from = (from | (PAGE_SIZE - 1)) + 1) {
+			struct page *page = pfn_to_page(pfn + (from >> PAGE_SHIFT));
+			u64 last = min(end, (from | (PAGE_SIZE - 1)) + 1);
+
+			if (last - from == PAGE_SIZE)
+				clear_highpage(page);
+			else
+				memzero_page(page, offset_in_page(from), last - from);
+		}
+		cond_resched();
+		if (from < to && fatal_signal_pending(current))
+			return false;
+	}
+	return true;
+}
+
+/* ---- waiting ---------------------------------------------------------- */
+
+long htlb_c_wait(void *key, bool killable, bool (*over)(void *context), void *context)
+{
+	if (killable)
+		return wait_var_event_killable(key, over(context));
+	wait_var_event(key, over(context));
+	return 0;
+}
+
+void htlb_c_wake(void *key)
+{
+	/* The change before, then the look at the queue. */
+	smp_mb();
+	wake_up_var(key);
+}
+
+bool htlb_c_fatal_signal(void)
+{
+	return fatal_signal_pending(current);
+}
+
+/* ---- the buffer's file ------------------------------------------------ */
+
+struct file *htlb_c_file_create(const struct file_operations *fops, void *private, u64 size)
+{
+	struct file *file = anon_inode_create_getfile("[htlb]", fops, private, O_RDWR, NULL);
+
+	if (!IS_ERR(file))
+		i_size_write(file_inode(file), size);
+	return file;
+}
+
+void htlb_c_file_resize(struct file *file, u64 size)
+{
+	i_size_write(file_inode(file), size);
+}
+
+struct file *htlb_c_file_get(struct file *file)
+{
+	return get_file(file);
+}
+
+void htlb_c_revoke(struct address_space *mapping, u64 start, u64 len, bool even_cows)
+{
+	unmap_mapping_range(mapping, start, len, even_cows);
+}
+
+void htlb_c_revoke_begin(struct address_space *mapping)
+{
+	filemap_invalidate_lock(mapping);
+}
+
+void htlb_c_revoke_end(struct address_space *mapping)
+{
+	filemap_invalidate_unlock(mapping);
+}
+
+/* ---- faults ----------------------------------------------------------- */
+
+void htlb_c_hold_begin(struct address_space *mapping)
+{
+	filemap_invalidate_lock_shared(mapping);
+}
+
+void htlb_c_hold_end(struct address_space *mapping)
+{
+	filemap_invalidate_unlock_shared(mapping);
+}
+
+struct page *htlb_c_page_get_locked(unsigned long pfn, unsigned long subpage)
+{
+	struct folio *folio = pfn_folio(pfn);
+
+	folio_get(folio);
+	folio_lock(folio);
+	return folio_page(folio, subpage);
+}
+
+void htlb_c_page_put_locked(unsigned long pfn)
+{
+	folio_unlock(pfn_folio(pfn));
+	folio_put(pfn_folio(pfn));
+}
+
+void htlb_c_release_fault_lock(struct vm_fault *vmf)
+{
+	release_fault_lock(vmf);
+}
+
+void htlb_c_vma_flags_set(struct vm_area_struct *vma, vm_flags_t flags)
+{
+	vm_flags_set(vma, flags);
+}
+
+bool htlb_c_vma_is_cow(struct vm_area_struct *vma)
+{
+	return vma_is_cow_mapping(vma);
+}
+
+unsigned long htlb_c_unmapped_area(struct file *file, unsigned long len, unsigned long pgoff,
+				   unsigned long flags, unsigned long align)
+{
+	unsigned long padded, at, offset;
+
+	/* As mm/huge_memory.c: __thp_get_unmapped_area, for any alignment: address and offset agree modulo it. */
+	if (check_add_overflow(len, align, &padded) || pgoff > (ULONG_MAX >> PAGE_SHIFT))
+		return -ENOMEM;
+	offset = (pgoff << PAGE_SHIFT) & (align - 1);
+	at = mm_get_unmapped_area(file, 0, padded, 0, flags);
+	if (IS_ERR_VALUE(at))
+		return at;
+	return at + ((offset - at) & (align - 1));
+}
+
+unsigned long htlb_c_unmapped_area_at(struct file *file, unsigned long addr, unsigned long len,
+				      unsigned long pgoff, unsigned long flags)
+{
+	return mm_get_unmapped_area(file, addr, len, pgoff, flags);
+}
+
+/* ---- the machine ------------------------------------------------------ */
+
+u64 htlb_c_memory_nodes(void)
+{
+	u64 mask = 0;
+	int nid;
+
+	for_each_node_state(nid, N_MEMORY)
+		if (nid < 64)
+			mask |= BIT_ULL(nid);
+	return mask;
+}
+
+int htlb_c_local_node(void)
+{
+	return numa_mem_id();
+}
+
+u64 htlb_c_total_pages(void)
+{
+	return totalram_pages();
+}
+
+bool htlb_c_capable_admin(void)
+{
+	return capable(CAP_SYS_ADMIN);
+}

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What htlb_c.c gives to the Rust side; ffi/c.rs declares the same. */
+#ifndef HTLB_C_H
+#define HTLB_C_H
+
+#include <linux/types.h>
+#include <linux/nodemask_types.h>
+
+struct address_space;
+struct file;
+struct file_operations;
+struct page;
+struct vm_area_struct;
+struct vm_fault;
+
+gfp_t htlb_c_gfp(u32 bits);
+
+bool htlb_c_page_is_ours(unsigned long pfn);
+unsigned long htlb_c_page_alloc(gfp_t gfp, unsigned int order, int nid);
+void htlb_c_page_free(unsigned long pfn);
+unsigned long htlb_c_range_alloc(gfp_t gfp, unsigned int order, int nid, nodemask_t *nodes);
+void htlb_c_range_free(unsigned long pfn, unsigned int order);
+int htlb_c_page_node(unsigned long pfn);
+void htlb_c_page_place(unsigned long pfn, pgoff_t index);
+bool htlb_c_page_is_exclusive(unsigned long pfn);
+bool htlb_c_page_is_poisoned(unsigned long pfn, unsigned long pages);
+void htlb_c_page_drain(unsigned long pfn);
+bool htlb_c_page_clear(unsigned long pfn, u64 from, u64 to);
+
+long htlb_c_wait(void *key, bool killable, bool (*over)(void *context), void *context);
+void htlb_c_wake(void *key);
+bool htlb_c_fatal_signal(void);
+
+struct file *htlb_c_file_create(const struct file_operations *fops, void *private, u64 size);
+void htlb_c_file_resize(struct file *file, u64 size);
+struct file *htlb_c_file_get(struct file *file);
+void htlb_c_revoke(struct address_space *mapping, u64 start, u64 len, bool even_cows);
+void htlb_c_revoke_begin(struct address_space *mapping);
+void htlb_c_revoke_end(struct address_space *mapping);
+
+void htlb_c_hold_begin(struct address_space *mapping);
+void htlb_c_hold_end(struct address_space *mapping);
+struct page *htlb_c_page_get_locked(unsigned long pfn, unsigned long subpage);
+void htlb_c_page_put_locked(unsigned long pfn);
+void htlb_c_release_fault_lock(struct vm_fault *vmf);
+void htlb_c_vma_flags_set(struct vm_area_struct *vma, vm_flags_t flags);
+bool htlb_c_vma_is_cow(struct vm_area_struct *vma);
+unsigned long htlb_c_unmapped_area(struct file *file, unsigned long len, unsigned long pgoff,
+				   unsigned long flags, unsigned long align);
+unsigned long htlb_c_unmapped_area_at(struct file *file, unsigned long addr, unsigned long len,
+				      unsigned long pgoff, unsigned long flags);
+
+u64 htlb_c_memory_nodes(void);
+int htlb_c_local_node(void);
+u64 htlb_c_total_pages(void);
+bool htlb_c_capable_admin(void);
+
+#endif

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The ioctls: bytes from user space become a record of the core, the record a call, and what came of it bytes again.
+//!
+//! User memory is touched before and after a call, never inside: whoever waits for a claim may hold the lock that a
+//! fault on user memory needs.
+
+use htlb_core::driver::{Content, Punched};
+use htlb_core::uapi::{
+    Create, CreateFlags, Info, Lookup, Populate as PopulateRecord, Punch, Record, Reserve, Resize, ResizeFlags, Seal,
+    SealFlags, Stats, Truncate, EXTENTS, NODE_ANY, VERSION,
+};
+use htlb_core::{
+    ByteLen, ByteOffset, ByteRange, Error as Reason, Exclusive, HugeSize, NodeId, NodeMask, PageCount,
+};
+use kernel::prelude::*;
+use kernel::uaccess::{UserPtr, UserSlice};
+
+use crate::buffer::{DmaBuffer, Populate};
+use crate::error::errno;
+use crate::ffi::device::Client;
+use crate::ffi::file::BufferFile;
+use crate::ffi::page::Page;
+use crate::ffi::system;
+
+/// The longest record that is looked at; a tail beyond what this version knows must be zero anyway.
+const LONGEST: usize = kernel::page::PAGE_SIZE;
+
+/// An ioctl on the device.
+pub(crate) fn on_device(client: &Client, number: u32, argument: usize) -> Result<isize> {
+    match number {
+        Create::IOCTL => create(client, argument),
+        Stats::IOCTL => serve(argument, |record| stats(client, record)),
+        Resize::IOCTL => serve(argument, |record| resize(client, record)),
+        _ => Err(ENOTTY),
+    }
+}
+
+/// An ioctl on a buffer.
+pub(crate) fn on_buffer(file: &BufferFile, number: u32, argument: usize) -> Result<isize> {
+    let buffer = &*file.buffer();
+    match number {
+        Reserve::IOCTL => serve(argument, |record| reserve(buffer, record)),
+        PopulateRecord::IOCTL => serve(argument, |record| populate(buffer, record)),
+        Punch::IOCTL => serve(argument, |record| punch(buffer, record)),
+        Truncate::IOCTL => serve(argument, |record| truncate(buffer, record)),
+        Seal::IOCTL => serve(argument, |record| seal(buffer, record)),
+        Info::IOCTL => serve(argument, |record| info(buffer, record)),
+        Lookup::IOCTL => serve(argument, |record| lookup(buffer, record)),
+        _ => Err(ENOTTY),
+    }
+}
+
+/// Reads a record, as long as its first field says.
+pub(crate) fn read<R: Record>(argument: usize) -> Result<(R, usize)> {
+    let pointer = UserPtr::from_addr(argument);
+    let mut size = [0u8; 4];
+    UserSlice::new(pointer, size.len()).reader().read_slice(&mut size)?;
+    let size = u32::from_ne_bytes(size) as usize;
+    if size < R::FIRST_SIZE as usize || size > LONGEST {
+        return Err(errno(Reason::RecordSize));
+    }
+    let mut bytes = KVec::new();
+    UserSlice::new(pointer, size).read_all(&mut bytes, GFP_KERNEL)?;
+    // The size may have changed between the two looks: decoding compares it with the length.
+    Ok((R::decode(&bytes).map_err(errno)?, size))
+}
+
+fn write<R: Record>(argument: usize, size: usize, record: &R) -> Result {
+    let mut bytes = KVec::from_elem(0u8, size.min(R::SIZE as usize), GFP_KERNEL)?;
+    let written = record.encode(&mut bytes);
+    let answer = bytes.get(..written).ok_or(EFAULT)?;
+    UserSlice::new(UserPtr::from_addr(argument), written).writer().write_slice(answer)
+}
+
+/// Reads a record, does what it asks, and writes it back, also where that failed halfway.
+pub(crate) fn serve<R: Record>(argument: usize, call: impl FnOnce(&mut R) -> Result) -> Result<isize> {
+    let (mut record, size) = read::<R>(argument)?;
+    let outcome = call(&mut record);
+    let written = write(argument, size, &record);
+    outcome.and(written).map(|()| 0)
+}
+
+fn no_flags(flags: u32) -> Result {
+    if flags == 0 {
+        Ok(())
+    } else {
+        Err(errno(Reason::RecordFlags))
+    }
+}
+
+fn range(offset: u64, len: u64) -> Result<ByteRange> {
+    ByteRange::at(ByteOffset::new(offset), ByteLen::new(len)).map_err(errno)
+}
+
+fn create(client: &Client, argument: usize) -> Result<isize> {
+    let (record, _) = read::<Create>(argument)?;
+    let request = record.to_request().map_err(errno)?;
+    let flags = CreateFlags::from_bits_truncate(record.flags);
+    if flags.contains(CreateFlags::MOVABLE) {
+        // These pages stay where they are.
+        return Err(EOPNOTSUPP);
+    }
+    let populate = if flags.contains(CreateFlags::POPULATE) { Populate::Now } else { Populate::Later };
+    let capacity = ByteLen::new(record.capacity.max(record.bytes));
+    let file = DmaBuffer::create(
+        client.machine(),
+        &request,
+        record.commitment(),
+        capacity,
+        populate,
+        &mut Content::Zeroes,
+    )?;
+    let close_on_exec = if flags.contains(CreateFlags::CLOEXEC) { kernel::fs::file::flags::O_CLOEXEC } else { 0 };
+    Ok(file.install(close_on_exec)? as isize)
+}
+
+fn reserve(buffer: &DmaBuffer, record: &mut Reserve) -> Result {
+    no_flags(record.flags)?;
+    let promised = buffer.reserve(range(record.offset, record.len)?).map_err(errno)?;
+    record.promised = promised.raw();
+    Ok(())
+}
+
+fn populate(buffer: &DmaBuffer, record: &mut PopulateRecord) -> Result {
+    no_flags(record.flags)?;
+    let range = range(record.offset, record.len)?;
+    let before = buffer.weigh(range).map_err(errno)?.populated;
+    let outcome = buffer.populate(range, &mut Content::Zeroes);
+    let after = buffer.weigh(range).map_err(errno)?.populated;
+    record.populated = after.raw().saturating_sub(before.raw());
+    outcome.map(drop).map_err(errno)
+}
+
+fn punch(buffer: &DmaBuffer, record: &mut Punch) -> Result {
+    no_flags(record.flags)?;
+    let range = range(record.offset, record.len)?;
+    let before = buffer.weigh(range).map_err(errno)?;
+    let Punched { .. } = buffer.punch(range).map_err(errno)?;
+    record.removed = before.populated.raw();
+    record.unpromised = before.promised.raw();
+    Ok(())
+}
+
+fn truncate(buffer: &DmaBuffer, record: &mut Truncate) -> Result {
+    no_flags(record.flags)?;
+    let before = buffer.weigh_all();
+    let Punched { .. } = buffer.truncate(ByteLen::new(record.bytes)).map_err(errno)?;
+    let after = buffer.weigh_all();
+    record.removed = before.populated.raw().saturating_sub(after.populated.raw());
+    record.unpromised = before.promised.raw().saturating_sub(after.promised.raw());
+    Ok(())
+}
+
+fn seal(buffer: &DmaBuffer, record: &mut Seal) -> Result {
+    match SealFlags::from_bits(record.flags) {
+        Some(SealFlags::ADD) => buffer.add_seal().map_err(errno),
+        Some(SealFlags::REMOVE) => buffer.remove_seal().map_err(errno),
+        _ => Err(errno(Reason::RecordFlags)),
+    }
+}
+
+fn info(buffer: &DmaBuffer, record: &mut Info) -> Result {
+    no_flags(record.flags)?;
+    let weight = buffer.weigh_all();
+    let mut rungs = [0u8; 8];
+    *record = Info {
+        size: record.size,
+        bytes: buffer.size().raw(),
+        capacity: buffer.map().extents().capacity().raw(),
+        populated: weight.populated.raw(),
+        promised: weight.promised.raw(),
+        pins: weight.pins,
+        seals: buffer.seals(),
+        ..Info::default()
+    };
+    let extents = record.page_bytes.iter_mut().zip(record.extent_bytes.iter_mut()).zip(rungs.iter_mut());
+    for (((page_bytes, extent_bytes), rung), (part, extent)) in extents.zip(buffer.parts().take(EXTENTS)) {
+        *page_bytes = extent.size().bytes();
+        *extent_bytes = extent.size().bytes().saturating_mul(extent.pages().raw());
+        *rung = Info::rung_number(part.attempt.rung);
+    }
+    record.rungs = u64::from_le_bytes(rungs);
+    Ok(())
+}
+
+fn lookup(buffer: &DmaBuffer, record: &mut Lookup) -> Result {
+    no_flags(record.flags)?;
+    if !system::is_admin() {
+        return Err(EPERM);
+    }
+    let located = buffer.map().page_at(ByteOffset::new(record.offset)).map_err(errno)?;
+    let page = Page::owned(located.pfn, located.size).ok_or(EIO)?;
+    let first = located.pfn.raw() << kernel::page::PAGE_SHIFT;
+    record.physical = first.saturating_add(located.offset_in_page.raw());
+    record.page_bytes = located.size.bytes();
+    record.node = i32::from(page.node().raw());
+    Ok(())
+}
+
+/// The nodes that a record means.
+fn nodes(node: i32) -> Result<NodeMask> {
+    if node == NODE_ANY {
+        return Ok(system::memory_nodes());
+    }
+    let node = u32::try_from(node).ok().and_then(|node| NodeId::new(node).ok());
+    let mask = node.ok_or_else(|| errno(Reason::NodeInvalid))?.mask();
+    if mask.and(system::memory_nodes()).is_empty() {
+        return Err(errno(Reason::NodeMaskOffline));
+    }
+    Ok(mask)
+}
+
+fn size(page_bytes: u64) -> Result<HugeSize> {
+    HugeSize::from_bytes(page_bytes).map_err(errno)
+}
+
+fn stats(client: &Client, record: &mut Stats) -> Result {
+    no_flags(record.flags)?;
+    if record.spare != 0 {
+        return Err(errno(Reason::RecordFlags));
+    }
+    let size = size(record.page_bytes)?;
+    let machine = client.machine();
+    let lock = machine.stock(size).ok_or_else(|| errno(Reason::PageSizeUnsupported))?;
+    let bytes = |pages: PageCount| pages.raw().saturating_mul(size.bytes());
+    let everywhere = record.node == NODE_ANY;
+    let mask = nodes(record.node)?;
+    let (counts, overcommit, available) = lock.with(|stock| {
+        let counts = match mask.first() {
+            Some(node) if !everywhere => stock.ledger().node(node),
+            _ => stock.counts(),
+        };
+        (counts, stock.ledger().overcommit(), stock.ledger().available())
+    });
+    *record = Stats {
+        version: VERSION,
+        total: bytes(counts.nr),
+        free: bytes(counts.free),
+        surplus: bytes(counts.surplus),
+        reserved: if everywhere { bytes(counts.reserved) } else { 0 },
+        overcommit: if everywhere { bytes(overcommit) } else { 0 },
+        available: if everywhere { bytes(available) } else { 0 },
+        limbo: if everywhere { bytes(PageCount::new(machine.limbo().len(Some(size)) as u64)) } else { 0 },
+        ..*record
+    };
+    Ok(())
+}
+
+fn resize(client: &Client, record: &mut Resize) -> Result {
+    let flags = ResizeFlags::from_bits(record.flags).ok_or_else(|| errno(Reason::RecordFlags))?;
+    if record.reserved != 0 {
+        return Err(errno(Reason::RecordFlags));
+    }
+    if !system::is_admin() {
+        return Err(EPERM);
+    }
+    let size = size(record.page_bytes)?;
+    let machine = client.machine();
+    let lock = machine.stock(size).ok_or_else(|| errno(Reason::PageSizeUnsupported))?;
+    if record.target % size.bytes() != 0 {
+        return Err(errno(Reason::RangeUnaligned));
+    }
+    let target = PageCount::new(record.target / size.bytes());
+    let nodes = nodes(record.node)?;
+    let reached = if flags.contains(ResizeFlags::OVERCOMMIT) {
+        lock.with(|stock| stock.ledger_mut().set_overcommit(target));
+        target
+    } else {
+        let pass = machine.enter(crate::ffi::wait::Signals::Fatal).map_err(errno)?;
+        let reached = machine.resize(size, nodes, target);
+        machine.leave(pass);
+        reached.map_err(errno)?
+    };
+    record.reached = reached.raw().saturating_mul(size.bytes());
+    Ok(())
+}

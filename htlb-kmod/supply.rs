@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Pages from the system: for a promise that is short, for one buffer alone, and for the pools.
+
+use htlb_core::{
+    Attempt, Charge, Class, Error as Reason, Exclusive, Frame, HugeSize, NodeId, NodeMask, PageCount,
+    Reclaim, Supply,
+};
+use kernel::prelude::*;
+
+use crate::ffi::page::{self, Page};
+use crate::ffi::system;
+use crate::machine::{Machine, StockLock};
+
+/// One page for an attempt: within its reach, on a preferred node if there is one there.
+pub(crate) fn fetch(attempt: &Attempt, prefer: NodeMask) -> Result<Frame, Reason> {
+    let allowed = attempt.reach.nodes().and(system::memory_nodes());
+    let first = prefer.and(allowed);
+    let mut refusal = Reason::OutOfPages;
+    let rest = NodeMask::from_bits(allowed.bits() & !first.bits());
+    for node in [first, rest].iter().flat_map(|mask| mask.iter()) {
+        match fetch_on(attempt, node) {
+            Ok(frame) => return Ok(frame),
+            Err(reason) => refusal = reason,
+        }
+    }
+    Err(refusal)
+}
+
+/// One page on this node.
+fn fetch_on(attempt: &Attempt, node: NodeId) -> Result<Frame, Reason> {
+    let frame = page::allocate(attempt.gfp, attempt.size, node).ok_or(Reason::OutOfPages)?;
+    let page = Page::owned(frame.pfn(), frame.size()).ok_or(Reason::FrameInvalid)?;
+    // A zone is coarser than a mask, and the allocator may have answered from elsewhere.
+    if attempt.reach.covers(Class::of(frame.pfn(), frame.size(), page.node())) {
+        Ok(frame)
+    } else {
+        page::free(frame);
+        Err(Reason::OutOfReach)
+    }
+}
+
+impl Machine {
+    /// Up to `pages` pages for an attempt's stock, as surplus; says how many came.
+    pub(crate) fn supply(&self, attempt: &Attempt, prefer: NodeMask, pages: PageCount) -> Result<PageCount, Reason> {
+        self.limbo().retry(self);
+        let mut came = 0u64;
+        while came < pages.raw() {
+            match self.supply_one(attempt, prefer) {
+                Ok(()) => came = came.saturating_add(1),
+                Err(Reason::Interrupted) => return Err(Reason::Interrupted),
+                Err(_) if came > 0 => break,
+                Err(reason) => return Err(reason),
+            }
+        }
+        Ok(PageCount::new(came))
+    }
+
+    fn supply_one(&self, attempt: &Attempt, prefer: NodeMask) -> Result<(), Reason> {
+        if system::fatal_signal() {
+            return Err(Reason::Interrupted);
+        }
+        let lock = self.stock_of(attempt).ok_or(Reason::PageSizeUnsupported)?;
+        // Asked first, so that no page is fetched only to be given back.
+        if lock.with(|stock| stock.counts().surplus >= stock.ledger().overcommit()) {
+            return Err(Reason::OvercommitLimit);
+        }
+        let frame = fetch(attempt, prefer)?;
+        self.take_in(frame, Supply::Surplus)
+    }
+
+    /// Puts a new page into its stock, with room in limbo for it.
+    fn take_in(&self, frame: Frame, supply: Supply) -> Result<(), Reason> {
+        if let Err(reason) = self.limbo().pledge() {
+            page::free(frame);
+            return Err(reason);
+        }
+        self.add(frame, supply).map_err(|(frame, reason)| {
+            self.let_go(frame);
+            reason
+        })
+    }
+
+    /// Makes the pool on these nodes so many persistent pages large, as far as that is possible; says how many it has then.
+    pub(crate) fn resize(&self, size: HugeSize, nodes: NodeMask, target: PageCount) -> Result<PageCount, Reason> {
+        let lock = self.stock(size).ok_or(Reason::PageSizeUnsupported)?;
+        self.limbo().retry(self);
+        let persistent = || {
+            lock.with(|stock| {
+                nodes.iter().fold(0u64, |sum, node| {
+                    let counts = stock.ledger().node(node);
+                    sum.saturating_add(counts.nr.raw().saturating_sub(counts.surplus.raw()))
+                })
+            })
+        };
+        // One page from each node in turn, until none has any.
+        let mut came = true;
+        while came && persistent() < target.raw() {
+            came = false;
+            for node in nodes.iter() {
+                if system::fatal_signal() {
+                    return Err(Reason::Interrupted);
+                }
+                if persistent() >= target.raw() {
+                    break;
+                }
+                if let Some(frame) = page::allocate(crate::params::POOL_GFP, size, node) {
+                    self.take_in(frame, Supply::Persistent)?;
+                    came = true;
+                }
+            }
+        }
+        let excess = persistent().saturating_sub(target.raw());
+        self.shrink(size, nodes, PageCount::new(excess));
+        Ok(PageCount::new(persistent()))
+    }
+
+    /// A page whose memory went bad leaves for good, and is never used again.
+    pub(crate) fn bury(&self, lock: &StockLock, frame: Frame, attempt: &Attempt, charge: Charge) -> Reclaim {
+        match lock.with(|stock| stock.retire(&frame, charge)) {
+            Ok(()) => {
+                self.limbo().unpledge();
+                pr_warn!("the page at frame {:#x} has a memory error and is not used any more\n", frame.pfn().raw());
+                let _ = frame.into_pfn();
+            }
+            // A minimum needs it: it stays charged until that has another.
+            Err(_) => self.limbo().send(frame, attempt, charge),
+        }
+        Reclaim::Limbo
+    }
+}
