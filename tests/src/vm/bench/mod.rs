@@ -165,6 +165,6 @@ mod tests {
         );
         assert!(both.starts_with("set -e\n"));
         assert!(script(&Exporter::ALL, 1)
-            .starts_with("set -e\nhtlb-guest-bench prepare\nhtlb-guest-bench htlb\n"));
+            .contains("space\nhtlb-guest-bench prepare\nhtlb-guest-bench htlb\n"));
     }
 }
