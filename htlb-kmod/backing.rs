@@ -5,29 +5,30 @@ use htlb_core::ledger::AccountId;
 use htlb_core::HugeSize;
 use kernel::sync::{Arc, SetOnce};
 
+use crate::accounts::Payer;
 use crate::ffi::file::Mappings;
 use crate::machine::Machine;
 
 /// Everything of a buffer but its pages.
 pub(crate) struct Backing {
-    machine: Arc<Machine>,
+    payer: Arc<Payer>,
     mappings: SetOnce<Mappings>,
 }
 
 impl Backing {
     /// For a buffer that nobody has mapped yet.
-    pub(crate) fn new(machine: Arc<Machine>) -> Self {
-        Self { machine, mappings: SetOnce::new() }
+    pub(crate) fn new(payer: Arc<Payer>) -> Self {
+        Self { payer, mappings: SetOnce::new() }
     }
 
     /// The machine.
     pub(crate) fn machine(&self) -> &Machine {
-        &self.machine
+        self.payer.machine()
     }
 
     /// The account that pays for pages of this size.
-    pub(crate) fn account(&self, _size: HugeSize) -> AccountId {
-        AccountId::ROOT
+    pub(crate) fn account(&self, size: HugeSize) -> AccountId {
+        self.payer.account(size)
     }
 
     /// The buffer can be mapped from now on.

@@ -10,6 +10,7 @@ use htlb_core::{
 use kernel::prelude::*;
 use kernel::sync::{new_mutex, Arc, Mutex, SetOnce};
 
+use crate::accounts::Payer;
 use crate::backing::Backing;
 use crate::error::errno;
 use crate::ffi::fault::Fault;
@@ -42,15 +43,15 @@ pub(crate) struct DmaBuffer {
 impl DmaBuffer {
     /// A new buffer and its file.
     pub(crate) fn create(
-        machine: Arc<Machine>,
+        payer: Arc<Payer>,
         request: &Request,
         commitment: Commitment,
         capacity: ByteLen,
         populate: Populate,
         content: &mut Content<'_>,
     ) -> Result<BufferFile> {
-        let placement = policy::resolve(request, &machine.topology()).map_err(errno)?;
-        let backing = Backing::new(machine);
+        let placement = policy::resolve(request, &payer.machine().topology()).map_err(errno)?;
+        let backing = Backing::new(payer);
         let core = {
             let host = KernelHost::enter(&backing, None, Patience::Killable, Copies::Stay).map_err(errno)?;
             driver::create(&host, &placement, commitment, capacity, content).map_err(errno)?

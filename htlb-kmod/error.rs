@@ -31,6 +31,7 @@ pub(crate) fn errno(reason: Reason) -> Error {
         | Reason::RangeUnaligned
         | Reason::AccountMinimumAboveMaximum
         | Reason::AccountInvalid
+        | Reason::AccountParentInvalid
         | Reason::FrameInvalid
         | Reason::FrameUnaligned
         | Reason::FrameSizeMismatch

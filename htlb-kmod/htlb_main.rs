@@ -15,8 +15,10 @@
 
 #![allow(dead_code)]
 
+mod accounts;
 mod backing;
 mod buffer;
+mod debugfs;
 mod error;
 mod fault;
 mod ffi;
@@ -67,6 +69,8 @@ module! {
 struct Htlb {
     #[pin]
     device: MiscDeviceRegistration<Client>,
+    #[pin]
+    files: debugfs::Files,
     published: Published,
 }
 
@@ -75,8 +79,9 @@ impl kernel::InPlaceModule for Htlb {
         pin_init::pin_init_scope(|| {
             let machine = Machine::new()?;
             params::apply(&machine).map_err(error::errno)?;
-            let published = Published::new(machine);
+            let published = Published::new(machine.clone());
             Ok(try_pin_init!(Self {
+                files <- debugfs::Files::new(machine),
                 published,
                 device <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"htlb" }),
             }? Error))

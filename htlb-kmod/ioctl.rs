@@ -6,8 +6,8 @@
 
 use htlb_core::driver::{Content, Punched};
 use htlb_core::uapi::{
-    Create, CreateFlags, Info, Lookup, Populate as PopulateRecord, Punch, Record, Reserve, Resize, ResizeFlags, Seal,
-    SealFlags, Stats, Truncate, EXTENTS, NODE_ANY, VERSION,
+    Create, CreateFlags, Info, Limit, LimitFlags, Lookup, Populate as PopulateRecord, Punch, Record, Reserve, Resize, ResizeFlags, Seal,
+    SealFlags, Stats, Truncate, EXTENTS, NODE_ANY, NO_LIMIT, VERSION,
 };
 use htlb_core::{
     ByteLen, ByteOffset, ByteRange, Error as Reason, Exclusive, HugeSize, NodeId, NodeMask, PageCount,
@@ -31,6 +31,7 @@ pub(crate) fn on_device(client: &Client, number: u32, argument: usize) -> Result
         Create::IOCTL => create(client, argument),
         Stats::IOCTL => serve(argument, |record| stats(client, record)),
         Resize::IOCTL => serve(argument, |record| resize(client, record)),
+        Limit::IOCTL => serve(argument, |record| limit(client, record)),
         _ => Err(ENOTTY),
     }
 }
@@ -103,7 +104,7 @@ fn create(client: &Client, argument: usize) -> Result<isize> {
     let populate = if flags.contains(CreateFlags::POPULATE) { Populate::Now } else { Populate::Later };
     let capacity = ByteLen::new(record.capacity.max(record.bytes));
     let file = DmaBuffer::create(
-        client.machine(),
+        client.payer().clone(),
         &request,
         record.commitment(),
         capacity,
@@ -272,5 +273,45 @@ fn resize(client: &Client, record: &mut Resize) -> Result {
         reached.map_err(errno)?
     };
     record.reached = reached.raw().saturating_mul(size.bytes());
+    Ok(())
+}
+
+fn limit(client: &Client, record: &mut Limit) -> Result {
+    let flags = LimitFlags::from_bits(record.flags).ok_or_else(|| errno(Reason::RecordFlags))?;
+    let of_user = flags.contains(LimitFlags::USER);
+    if record.reserved != 0 || (!of_user && record.uid != 0) || (of_user && record.min != 0) {
+        return Err(errno(Reason::RecordFlags));
+    }
+    let size = size(record.page_bytes)?;
+    let pages = |bytes: u64| {
+        if bytes % size.bytes() == 0 {
+            Ok(PageCount::new(bytes >> size.shift()))
+        } else {
+            Err(errno(Reason::RangeUnaligned))
+        }
+    };
+    let machine = client.machine();
+    // Whom the number means is the caller's user namespace's business, and the privilege the initial one's.
+    if of_user && !system::is_admin() {
+        return Err(EPERM);
+    }
+    if !flags.contains(LimitFlags::QUERY) {
+        let max = if record.max == NO_LIMIT { None } else { Some(pages(record.max)?) };
+        let min = pages(record.min)?;
+        if of_user {
+            machine.limit_user(record.uid, size, max)?;
+        } else {
+            // Pages that nobody else can have are the administrator's to give.
+            if !min.is_zero() && !system::is_admin() {
+                return Err(EPERM);
+            }
+            client.payer().limit(size, max, min)?;
+        }
+    }
+    let usage = if of_user { machine.usage_of_user(record.uid, size)? } else { client.payer().usage(size)? };
+    let bytes = |pages: PageCount| pages.raw().saturating_mul(size.bytes());
+    record.used = bytes(usage.used);
+    record.max = usage.max.map_or(NO_LIMIT, bytes);
+    record.min = bytes(usage.min);
     Ok(())
 }

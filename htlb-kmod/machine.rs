@@ -18,6 +18,7 @@ use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::{new_mutex, Arc, Mutex};
 
+use crate::accounts::Users;
 use crate::buffer::DmaBuffer;
 use crate::ffi::page::{self, Page};
 use crate::ffi::system;
@@ -59,6 +60,8 @@ pub(crate) struct Machine {
     next_buffer: AtomicU64,
     #[pin]
     limbo: Limbo,
+    #[pin]
+    users: Users,
 }
 
 fn stock(size: HugeSize, nodes: u32) -> Result<Stock<Words>, Reason> {
@@ -85,6 +88,7 @@ impl Machine {
                 buffers <- new_mutex!(RBTree::new(), "htlb::buffers"),
                 next_buffer: AtomicU64::new(1),
                 limbo <- Limbo::new(),
+                users <- Users::new(),
             }),
             GFP_KERNEL,
         )?;
@@ -122,6 +126,11 @@ impl Machine {
     /// Pages that left their slots but that somebody still holds.
     pub(crate) fn limbo(&self) -> &Limbo {
         &self.limbo
+    }
+
+    /// Who has opened the device.
+    pub(crate) fn users(&self) -> &Users {
+        &self.users
     }
 
     /// Keeps the books open for as long as the pass lives; waits while they are being looked at.

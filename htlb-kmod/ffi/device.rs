@@ -7,17 +7,23 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 
 use super::published;
+use crate::accounts::Payer;
 use crate::machine::Machine;
 
 /// One opening of the device.
 pub(crate) struct Client {
-    machine: Arc<Machine>,
+    payer: Arc<Payer>,
 }
 
 impl Client {
+    /// Who pays for the buffers that are made through it.
+    pub(crate) fn payer(&self) -> &Arc<Payer> {
+        &self.payer
+    }
+
     /// The machine.
-    pub(crate) fn machine(&self) -> Arc<Machine> {
-        self.machine.clone()
+    pub(crate) fn machine(&self) -> &Machine {
+        self.payer.machine()
     }
 }
 
@@ -25,8 +31,10 @@ impl Client {
 impl MiscDevice for Client {
     type Ptr = KBox<Self>;
 
-    fn open(_file: &File, _device: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
-        Ok(KBox::new(Self { machine: published::machine()? }, GFP_KERNEL)?)
+    fn open(file: &File, _device: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
+        let user = file.cred().euid().into_raw().val;
+        let payer = Payer::new(published::machine()?, user)?;
+        Ok(KBox::new(Self { payer }, GFP_KERNEL)?)
     }
 
     fn ioctl(client: &Self, _file: &File, number: u32, argument: usize) -> Result<isize> {
