@@ -5,6 +5,8 @@ pub mod model;
 pub mod sim;
 pub mod conformance;
 #[cfg(feature = "runner")]
+pub mod dma_buf;
+#[cfg(feature = "runner")]
 pub mod host;
 #[cfg(feature = "runner")]
 pub mod kernel;

@@ -1,28 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! The three that give memory to programs and devices, each with its memory there before anything is measured.
 
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use htlb_core::{ByteLen, HugeSize, Request};
+use htlb_tests::dma_buf;
 use htlb_tests::vm::bench::sample::{Exporter, SIZE};
 use htlb_user::buffer::Populate;
 use htlb_user::device::{Device, DeviceBuffer, Export};
-use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
-
-use crate::sys;
+use rustix::fs::MemfdFlags;
 
 /// A buffer of [`SIZE`] bytes, populated.
 pub(crate) enum Memory {
     /// Of `/dev/htlb`.
     Htlb(DeviceBuffer),
     /// Of a hugetlb memfd.
-    Udmabuf {
-        device: File,
-        memfd: OwnedFd,
-        exported: OwnedFd,
-    },
+    Udmabuf { memfd: OwnedFd, exported: OwnedFd },
     /// Of the heap: born as a dma-buf.
     SystemHeap(OwnedFd),
 }
@@ -42,8 +36,7 @@ impl Memory {
             }
             Exporter::Udmabuf => Self::udmabuf(huge_memfd(SIZE)?),
             Exporter::SystemHeap => {
-                let heap = open("/dev/dma_heap/system")?;
-                let buffer = sys::from_heap(heap.as_fd(), SIZE);
+                let buffer = dma_buf::from_heap("/dev/dma_heap/system", SIZE as u64);
                 Ok(Self::SystemHeap(
                     buffer.context("allocating from the system heap")?,
                 ))
@@ -53,13 +46,8 @@ impl Memory {
 
     /// A memfd of [`SIZE`] bytes, exported by udmabuf.
     pub(crate) fn udmabuf(memfd: OwnedFd) -> Result<Self> {
-        let device = open("/dev/udmabuf")?;
-        let exported = sys::udmabuf(device.as_fd(), memfd.as_fd(), SIZE);
-        Ok(Self::Udmabuf {
-            exported: exported.context("exporting a memfd through udmabuf")?,
-            device,
-            memfd,
-        })
+        let exported = udmabuf(&memfd)?;
+        Ok(Self::Udmabuf { memfd, exported })
     }
 
     /// The file that a program maps.
@@ -75,31 +63,18 @@ impl Memory {
     pub(crate) fn export(&self) -> Result<OwnedFd> {
         match self {
             Self::Htlb(buffer) => Ok(buffer.export(0, 0, Export::Writable)?),
-            Self::Udmabuf { device, memfd, .. } => {
-                sys::udmabuf(device.as_fd(), memfd.as_fd(), SIZE).context("exporting again")
-            }
+            Self::Udmabuf { memfd, .. } => udmabuf(memfd),
             Self::SystemHeap(buffer) => Ok(buffer.try_clone()?),
         }
     }
 }
 
-/// A memfd with pages of 2 MiB, which cannot shrink, as udmabuf wants it. Its pages come when they are touched or pinned.
+/// A memfd with pages of 2 MiB, which cannot shrink. Its pages come when they are touched or pinned.
 pub(crate) fn huge_memfd(len: usize) -> Result<OwnedFd> {
-    let flags = MemfdFlags::CLOEXEC
-        | MemfdFlags::ALLOW_SEALING
-        | MemfdFlags::HUGETLB
-        | MemfdFlags::HUGE_2MB;
-    let memfd = memfd_create("htlb-guest-bench", flags).context("making a hugetlb memfd")?;
-    ftruncate(&memfd, len as u64).context("giving a memfd its size")?;
-    fcntl_add_seals(&memfd, SealFlags::SHRINK).context("sealing a memfd")?;
-    Ok(memfd)
+    let pages = MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+    dma_buf::memfd(len as u64, pages).context("making a hugetlb memfd")
 }
 
-/// Opens a device to read and write.
-pub(crate) fn open(path: &str) -> Result<File> {
-    File::options()
-        .read(true)
-        .write(true)
-        .open(path)
-        .with_context(|| format!("opening {path}"))
+fn udmabuf(memfd: &OwnedFd) -> Result<OwnedFd> {
+    dma_buf::udmabuf(memfd.as_fd(), SIZE as u64).context("exporting a memfd through udmabuf")
 }

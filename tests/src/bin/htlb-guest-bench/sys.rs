@@ -3,11 +3,10 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::raw::c_int;
 
 use htlb_user::device::Mapping;
-use rustix::ioctl::opcode;
 
 /// Page faults of this process so far, of both kinds.
 pub(crate) fn faults() -> io::Result<u64> {
@@ -75,62 +74,6 @@ fn within(mapping: &Mapping, at: usize, len: usize) -> io::Result<()> {
         Some(end) if end <= mapping.len() => Ok(()),
         _ => Err(io::Error::from_raw_os_error(libc::ERANGE)),
     }
-}
-
-/// `struct udmabuf_create` of `linux/udmabuf.h`.
-#[repr(C)]
-struct UdmabufCreate {
-    memfd: u32,
-    flags: u32,
-    offset: u64,
-    size: u64,
-}
-
-/// A dma-buf over the first `len` bytes of a memfd.
-pub(crate) fn udmabuf(
-    device: BorrowedFd<'_>,
-    memfd: BorrowedFd<'_>,
-    len: usize,
-) -> io::Result<OwnedFd> {
-    const CREATE: u32 = opcode::write::<UdmabufCreate>(b'u', 0x42);
-    const CLOEXEC: u32 = 1;
-    let create = UdmabufCreate {
-        // CAST: a descriptor is not negative.
-        memfd: memfd.as_raw_fd() as u32,
-        flags: CLOEXEC,
-        offset: 0,
-        size: len as u64,
-    };
-    // SAFETY: the call reads as many bytes as the operation code says, the size of `create`.
-    let fd = answered(unsafe { libc::ioctl(device.as_raw_fd(), CREATE.into(), &create) })?;
-    // SAFETY: the call answers with a new descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// `struct dma_heap_allocation_data` of `linux/dma-heap.h`.
-#[repr(C)]
-struct HeapAllocation {
-    len: u64,
-    fd: u32,
-    fd_flags: u32,
-    heap_flags: u64,
-}
-
-/// A dma-buf from a heap.
-pub(crate) fn from_heap(heap: BorrowedFd<'_>, len: usize) -> io::Result<OwnedFd> {
-    const ALLOCATE: u32 = opcode::read_write::<HeapAllocation>(b'H', 0);
-    let mut data = HeapAllocation {
-        len: len as u64,
-        fd: 0,
-        // CAST: flags of open(2), which are not negative.
-        fd_flags: (libc::O_RDWR | libc::O_CLOEXEC) as u32,
-        heap_flags: 0,
-    };
-    // SAFETY: the call reads and writes as many bytes as the operation code says, the size of `data`.
-    answered(unsafe { libc::ioctl(heap.as_raw_fd(), ALLOCATE.into(), &mut data) })?;
-    let fd = c_int::try_from(data.fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
-    // SAFETY: the call succeeded, and its answer is a new descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn answered(answer: c_int) -> io::Result<c_int> {

@@ -51,8 +51,8 @@ impl Report {
         let entries = |scatter: Option<Scatter>| {
             scatter.map_or(Cell::Nothing, |scatter| Cell::Count(scatter.sg_entries))
         };
-        let at_most = |most: u64| (format!("at most {most}"), most);
-        let (faults, tables, text) = (at_most(128), at_most(8 << 10), at_most(200 << 10));
+        let limit = |most: u64| (format!("at most {most}"), most);
+        let (faults, tables, text) = (limit(128), limit(8 << 10), limit(200 << 10));
 
         let mut rows = vec![
             row(
@@ -60,25 +60,25 @@ impl Report {
                 "page faults",
                 of(|f| Cell::Count(f.counts.faults)),
             )
-            .is_at_most(faults),
+            .at_most(faults),
             row(
                 "faults_256m_populated",
                 "page faults after MAP_POPULATE",
                 of(|f| Cell::Count(f.counts.faults_populated)),
             )
-            .is("0", Cell::Count(0)),
+            .exactly("0", Cell::Count(0)),
             row(
                 "leaf_entries_256m",
                 "page-table entries",
                 of(|f| Cell::Count(f.counts.leaf_entries)),
             )
-            .is("128", Cell::Count(128)),
+            .exactly("128", Cell::Count(128)),
             row(
                 "vmpte_bytes_256m",
                 "bytes of page tables",
                 of(|f| Cell::Count(f.counts.vmpte_bytes)),
             )
-            .is_at_most(tables),
+            .at_most(tables),
         ];
         let runs = row(
             "runs_256m",
@@ -91,7 +91,7 @@ impl Report {
             of(|f| Cell::Count(f.scatter.sg_entries)),
         );
         let wanted = runs.cells[0].clone();
-        rows.extend([own.is("one per run", wanted), runs]);
+        rows.extend([own.exactly("one per run", wanted), runs]);
         for (key, about, shared) in [
             (
                 "sg_entries_256m_shared",
@@ -110,7 +110,7 @@ impl Report {
                 Cell::Nothing,
             ];
             let most = ("no more than udmabuf".to_owned(), shared.udmabuf.sg_entries);
-            rows.push(row(key, about, cells).is_at_most(most));
+            rows.push(row(key, about, cells).at_most(most));
         }
         rows.extend([
             row(
@@ -118,7 +118,7 @@ impl Report {
                 "direct I/O into the mapping and back",
                 of(|f| gup_pin(&f.counts.gup_pin)),
             )
-            .is("works", Cell::Count(1)),
+            .exactly("works", Cell::Count(1)),
             row(
                 "map_touch_seconds",
                 "mapping and reading",
@@ -137,7 +137,7 @@ impl Report {
                 "bytes of code",
                 [code, Cell::Nothing, Cell::Nothing],
             )
-            .is_at_most(text),
+            .at_most(text),
         );
         Self { rows }
     }
@@ -171,12 +171,12 @@ fn row(key: &'static str, about: &'static str, cells: [Cell; 3]) -> Row {
 }
 
 impl Row {
-    fn is_at_most(self, (text, most): (String, u64)) -> Self {
+    fn at_most(self, (text, most): (String, u64)) -> Self {
         let met = matches!(self.cells[0], Cell::Count(count) if count <= most);
         self.aims(text, met)
     }
 
-    fn is(self, text: &str, wanted: Cell) -> Self {
+    fn exactly(self, text: &str, wanted: Cell) -> Self {
         let met = self.cells[0] == wanted;
         self.aims(text.to_owned(), met)
     }
