@@ -14,6 +14,8 @@ pub struct Figure {
     pub counts: Counts,
     /// Of the round with the median of entries.
     pub scatter: Scatter,
+    /// Whether there was one entry per run in every round.
+    pub one_entry_per_run: bool,
     /// The median.
     pub map_touch_seconds: f64,
     /// The median.
@@ -102,6 +104,9 @@ fn figure(exporter: Exporter, rounds: &[&Round]) -> Result<Figure> {
     Ok(Figure {
         counts: first.counts.clone(),
         scatter: scatter[scatter.len() / 2],
+        one_entry_per_run: scatter
+            .iter()
+            .all(|scatter| scatter.sg_entries == scatter.runs),
         map_touch_seconds: median(|round| round.map_touch_seconds),
         export_attach_seconds: median(|round| round.export_attach_seconds),
     })
@@ -181,6 +186,8 @@ pub(super) mod tests {
             (2.0, 1.0)
         );
         assert_eq!(htlb.scatter.sg_entries, 5);
+        assert!(!htlb.one_entry_per_run);
+        assert!(figures.exporters[&Exporter::Udmabuf].one_entry_per_run);
         assert_eq!(figures.module_text_bytes, Some(7));
         assert_eq!(
             figures.scattered.htlb.map(|htlb| htlb.sg_entries),

@@ -80,18 +80,21 @@ impl Report {
             )
             .at_most(tables),
         ];
-        let runs = row(
-            "runs_256m",
-            "contiguous runs of the memory",
-            of(|f| Cell::Count(f.scatter.runs)),
-        );
-        let own = row(
-            "sg_entries_256m",
-            "entries for a device",
-            of(|f| Cell::Count(f.scatter.sg_entries)),
-        );
-        let wanted = runs.cells[0].clone();
-        rows.extend([own.exactly("one per run", wanted), runs]);
+        let htlb = figures.exporters.get(&Exporter::Htlb);
+        let one_entry_per_run = htlb.is_some_and(|htlb| htlb.one_entry_per_run);
+        rows.extend([
+            row(
+                "sg_entries_256m",
+                "entries for a device",
+                of(|f| Cell::Count(f.scatter.sg_entries)),
+            )
+            .aims("one per run".to_owned(), one_entry_per_run),
+            row(
+                "runs_256m",
+                "contiguous runs of the memory",
+                of(|f| Cell::Count(f.scatter.runs)),
+            ),
+        ]);
         for (key, about, shared) in [
             (
                 "sg_entries_256m_shared",
@@ -335,7 +338,7 @@ mod tests {
             change(|f| f.counts.vmpte_bytes = 8193),
             ["vmpte_bytes_256m"]
         );
-        assert_eq!(change(|f| f.scatter.sg_entries = 4), ["sg_entries_256m"]);
+        assert_eq!(change(|f| f.one_entry_per_run = false), ["sg_entries_256m"]);
         assert_eq!(
             change(|f| f.counts.gup_pin = DirectIo::Refused(libc::EFAULT)),
             ["gup_pin"]
