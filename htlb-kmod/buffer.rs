@@ -8,7 +8,7 @@ use htlb_core::{
     Stop,
 };
 use kernel::prelude::*;
-use kernel::sync::{new_mutex, Arc, Mutex, SetOnce};
+use kernel::sync::{new_mutex, Arc, Mutex, SetOnce, UniqueArc};
 
 use crate::accounts::Payer;
 use crate::backing::Backing;
@@ -52,28 +52,29 @@ impl DmaBuffer {
     ) -> Result<BufferFile> {
         let placement = policy::resolve(request, &payer.machine().topology()).map_err(errno)?;
         let backing = Backing::new(payer);
+        // The memory first: once the core's buffer is there, only dropping this one gives its pages back.
+        let memory = UniqueArc::<Self>::new_uninit(GFP_KERNEL)?;
         let core = {
             let host = KernelHost::enter(&backing, None, Patience::Killable, Copies::Stay).map_err(errno)?;
             driver::create(&host, &placement, commitment, capacity, content).map_err(errno)?
         };
-        let buffer = Self::adopt(core, backing)?;
-        buffer.fulfil(commitment, populate, content).map_err(errno)?;
-        BufferFile::new(buffer)
-    }
-
-    fn adopt(core: Buffer<Slots>, backing: Backing) -> Result<Arc<Self>> {
-        let buffer = Arc::pin_init(
-            try_pin_init!(Self {
-                core,
-                backing,
-                number: SetOnce::new(),
-                seals <- new_mutex!(KVec::new(), "htlb::seals"),
-            }),
-            GFP_KERNEL,
-        )?;
+        let buffer = memory.pin_init_with(pin_init!(Self {
+            core,
+            backing,
+            number: SetOnce::new(),
+            seals <- new_mutex!(KVec::new(), "htlb::seals"),
+        }));
+        let buffer: Arc<Self> = match buffer {
+            Ok(buffer) => buffer.into(),
+            Err(never) => match never {},
+        };
         let number = buffer.machine().note(&buffer)?;
         buffer.number.populate(number);
-        Ok(buffer)
+        if let Err(reason) = buffer.fulfil(commitment, populate, content) {
+            buffer.close();
+            return Err(errno(reason));
+        }
+        BufferFile::new(buffer)
     }
 
     /// A promise that no stock can give is kept by populating at once.
@@ -154,7 +155,14 @@ impl DmaBuffer {
 
     /// Puts pages where there are none in a range.
     pub(crate) fn populate(&self, range: ByteRange, content: &mut Content<'_>) -> Result<PageCount, Reason> {
-        driver::populate(&self.host(Copies::Stay)?, &self.core, range, content)
+        // All of it makes sense, or nothing is done.
+        self.map().pages(range)?;
+        let mut now = 0u64;
+        for part in by_gibibyte(range) {
+            let pages = driver::populate(&self.host(Copies::Stay)?, &self.core, part, content)?;
+            now = now.saturating_add(pages.raw());
+        }
+        Ok(PageCount::new(now))
     }
 
     /// The page that a fault asks for, put there if need be.
@@ -262,6 +270,17 @@ impl DmaBuffer {
     pub(crate) fn parts(&self) -> impl Iterator<Item = (&Part, &Extent)> {
         self.core.parts().zip(self.map().extents().iter())
     }
+}
+
+/// The range cut at each GiB, where pages of every size end: whoever wants to look at the books gets a turn in between.
+fn by_gibibyte(range: ByteRange) -> impl Iterator<Item = ByteRange> {
+    let mut start = range.start();
+    core::iter::from_fn(move || {
+        let next = (start.raw() | (HugeSize::GIB1.bytes() - 1)).saturating_add(1);
+        let part = ByteRange::new(start, ByteOffset::new(next.min(range.end().raw()))).ok()?;
+        start = part.end();
+        (!part.is_empty()).then_some(part)
+    })
 }
 
 fn sum(bytes: ByteLen, size: HugeSize, pages: PageCount) -> ByteLen {

@@ -80,7 +80,7 @@ impl BufferFile {
             Ok(file) => file,
             Err(error) => {
                 // SAFETY: it came from `into_foreign` above, and no file has it.
-                drop(unsafe { <Arc<DmaBuffer> as ForeignOwnable>::from_foreign(private) });
+                unsafe { <Arc<DmaBuffer> as ForeignOwnable>::from_foreign(private) }.close();
                 return Err(error);
             }
         };

@@ -4,6 +4,8 @@
 pub mod model;
 pub mod sim;
 pub mod conformance;
+#[cfg(feature = "guest")]
+pub mod guest;
 #[cfg(feature = "runner")]
 pub mod dma_buf;
 #[cfg(feature = "runner")]

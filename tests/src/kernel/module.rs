@@ -24,6 +24,19 @@ use super::{workspace, Prepared};
 ///
 /// No Kbuild file, a failing build (with the end of its log), or a warning from the compilers, objtool or modpost.
 pub fn build(kernel: &Prepared, folder: &Path) -> Result<Vec<PathBuf>> {
+    build_against(kernel, folder, &[])
+}
+
+/// As [`build`], for modules that use what others export; `symbols` are the `Module.symvers` of those.
+///
+/// # Errors
+///
+/// As [`build`].
+pub fn build_against(
+    kernel: &Prepared,
+    folder: &Path,
+    symbols: &[PathBuf],
+) -> Result<Vec<PathBuf>> {
     let folder = folder
         .canonicalize()
         .with_context(|| format!("looking for {}", folder.display()))?;
@@ -51,6 +64,13 @@ pub fn build(kernel: &Prepared, folder: &Path) -> Result<Vec<PathBuf>> {
         format!("HTLB_CRATES={}", crates.display()),
         "modules".to_owned(),
     ]);
+    if !symbols.is_empty() {
+        let symbols: Vec<String> = symbols
+            .iter()
+            .map(|symbols| symbols.display().to_string())
+            .collect();
+        make.push(format!("KBUILD_EXTRA_SYMBOLS={}", symbols.join(" ")));
+    }
     let progress = Progress::new(format!("modules for the {} kernel", kernel.route));
     let stage = progress.stage(format!(
         "{} for the {} kernel",

@@ -41,9 +41,17 @@ impl fmt::Display for Kind {
     }
 }
 
+/// Before the name of a test, in the kernel's log: what follows happened during it.
+pub const BEGIN: &str = "htlb-guest: begin";
+
+/// Before a text, in the kernel's log: until the next [`BEGIN`], lines that contain the text are provoked.
+pub const EXPECT: &str = "htlb-guest: expect";
+
 /// One complaint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
+    /// The test during which it came, as far as that was told.
+    pub during: Option<String>,
     /// Its kind.
     pub kind: Kind,
     /// The line of the log, from 1; 0 if it is not from the log.
@@ -57,7 +65,10 @@ impl fmt::Display for Finding {
         match self.line {
             0 => write!(f, "{}: {}", self.kind, self.text),
             line => write!(f, "{}: line {line}: {}", self.kind, self.text),
-        }
+        }?;
+        self.during
+            .iter()
+            .try_for_each(|test| write!(f, " (during {test})"))
     }
 }
 
@@ -135,22 +146,40 @@ const SIGNS: &[(Kind, &[&str])] = &[
 
 /// Finds the complaints in a log, but those in lines that contain one of `expected`.
 pub fn scan(log: &str, expected: &[String]) -> Vec<Finding> {
-    let finding = |(index, line): (usize, &str)| {
+    let mut during: Option<&str> = None;
+    let mut provoked: Vec<&str> = Vec::new();
+    let mut findings = Vec::new();
+    for (index, line) in log.lines().enumerate() {
         let text = without_timestamp(line.trim_end());
-        let is_in_text = |sign: &&str| text.contains(*sign);
-        let (kind, _) = SIGNS
-            .iter()
-            .find(|(_, signs)| signs.iter().any(is_in_text))?;
-        let is_expected = expected
-            .iter()
-            .any(|expected| text.contains(expected.as_str()));
-        (!is_expected).then(|| Finding {
-            kind: *kind,
-            line: index.saturating_add(1),
-            text: text.trim().to_owned(),
-        })
-    };
-    log.lines().enumerate().filter_map(finding).collect()
+        if let Some(test) = text.strip_prefix(BEGIN) {
+            during = Some(test.trim());
+            provoked.clear();
+        } else if let Some(text) = text.strip_prefix(EXPECT) {
+            provoked.push(text.trim());
+        } else if let Some(kind) = kind_of(text) {
+            let is_expected = expected
+                .iter()
+                .map(String::as_str)
+                .chain(provoked.iter().copied())
+                .any(|expected| text.contains(expected));
+            if !is_expected {
+                findings.push(Finding {
+                    during: during.map(str::to_owned),
+                    kind,
+                    line: index.saturating_add(1),
+                    text: text.trim().to_owned(),
+                });
+            }
+        }
+    }
+    findings
+}
+
+fn kind_of(line: &str) -> Option<Kind> {
+    SIGNS
+        .iter()
+        .find(|(_, signs)| signs.iter().any(|sign| line.contains(sign)))
+        .map(|(kind, _)| *kind)
 }
 
 /// Letters of `/proc/sys/kernel/tainted`, from bit 0 (`Documentation/admin-guide/tainted-kernels.rst`).
@@ -170,6 +199,7 @@ pub fn unexpected_taint(taint: u64) -> Option<Finding> {
         if beyond { "?" } else { "" }
     );
     (beyond || !letters.is_empty()).then_some(Finding {
+        during: None,
         kind: Kind::Taint,
         line: 0,
         text,
@@ -212,6 +242,20 @@ mod tests {
         assert_eq!(
             scan(log, &["KASAN".to_owned(), "WARNING: mm/x.c".to_owned()]).len(),
             5
+        );
+    }
+
+    #[test]
+    fn a_test_is_told_with_its_complaint_and_may_provoke_its_own() {
+        let log = "[ 1.0] htlb-guest: begin a: x\n[ 1.1] htlb-guest: expect BUG: mine\n[ 1.2] BUG: mine, of a\n\
+                   [ 1.3] WARNING: not mine\n[ 1.4] htlb-guest: begin a: y\n[ 1.5] BUG: mine no more\n";
+        let found: Vec<(Option<String>, usize)> = scan(log, &[])
+            .into_iter()
+            .map(|finding| (finding.during, finding.line))
+            .collect();
+        assert_eq!(
+            found,
+            [(Some("a: x".to_owned()), 4), (Some("a: y".to_owned()), 6)]
         );
     }
 

@@ -15,6 +15,8 @@ pub struct Totals {
     pub skipped: u64,
     /// The failures, with the names of the tests they are nested in.
     pub failures: Vec<String>,
+    /// What did not apply, named as the failures are, and why.
+    pub skips: Vec<(String, String)>,
 }
 
 /// A run of tests at one indentation.
@@ -25,13 +27,15 @@ struct Block {
     reported: u64,
     failed_before: u64,
     failures_before: usize,
+    skips_before: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+enum Verdict<'a> {
     Passed,
     Failed,
-    Skipped,
+    /// With the reason.
+    Skipped(&'a str),
 }
 
 impl Totals {
@@ -88,6 +92,12 @@ impl Totals {
         self.failures.push(name);
     }
 
+    /// Counts what did not apply, and why.
+    pub fn skip(&mut self, name: String, why: String) {
+        self.skipped = self.skipped.saturating_add(1);
+        self.skips.push((name, why));
+    }
+
     fn open(&self, blocks: &mut Vec<Block>, indent: usize) {
         blocks.push(Block {
             indent,
@@ -95,6 +105,7 @@ impl Totals {
             reported: 0,
             failed_before: self.failed,
             failures_before: self.failures.len(),
+            skips_before: self.skips.len(),
         });
     }
 
@@ -118,7 +129,7 @@ impl Totals {
         outermost
     }
 
-    fn report(&mut self, blocks: &mut Vec<Block>, indent: usize, verdict: Verdict, name: &str) {
+    fn report(&mut self, blocks: &mut Vec<Block>, indent: usize, verdict: Verdict<'_>, name: &str) {
         let nested = self.leave(blocks, indent);
         if let Some(block) = blocks.last_mut() {
             block.reported = block.reported.saturating_add(1);
@@ -128,13 +139,16 @@ impl Totals {
                 for failure in self.failures.iter_mut().skip(nested.failures_before) {
                     *failure = format!("{name}: {failure}");
                 }
+                for (skipped, _) in self.skips.iter_mut().skip(nested.skips_before) {
+                    *skipped = format!("{name}: {skipped}");
+                }
                 if verdict == Verdict::Failed && self.failed == nested.failed_before {
                     self.fail(name.to_owned());
                 }
             }
             _ => match verdict {
                 Verdict::Passed => self.passed = self.passed.saturating_add(1),
-                Verdict::Skipped => self.skipped = self.skipped.saturating_add(1),
+                Verdict::Skipped(why) => self.skip(name.to_owned(), why.to_owned()),
                 Verdict::Failed => self.fail(name.to_owned()),
             },
         }
@@ -159,7 +173,7 @@ fn plan(text: &str) -> Option<u64> {
 }
 
 /// `ok 1 - name # DIRECTIVE reason`
-fn result(text: &str) -> Option<(Verdict, &str)> {
+fn result(text: &str) -> Option<(Verdict<'_>, &str)> {
     let (passed, rest) = match text.strip_prefix("not ok") {
         Some(rest) => (false, rest),
         None => (true, text.strip_prefix("ok")?),
@@ -173,13 +187,10 @@ fn result(text: &str) -> Option<(Verdict, &str)> {
         .trim_start_matches(|digit: char| digit.is_ascii_digit())
         .trim_start();
     let name = name.strip_prefix('-').map_or(name, str::trim_start);
-    let word = directive
-        .split_whitespace()
-        .next()
-        .unwrap_or_default()
-        .to_ascii_uppercase();
-    let verdict = match (passed, word.as_str()) {
-        (_, "SKIP" | "TODO" | "XFAIL") => Verdict::Skipped,
+    let directive = directive.trim();
+    let (word, reason) = directive.split_once(' ').unwrap_or((directive, ""));
+    let verdict = match (passed, word.to_ascii_uppercase().as_str()) {
+        (_, "SKIP" | "TODO" | "XFAIL") => Verdict::Skipped(reason.trim()),
         (true, _) => Verdict::Passed,
         (false, _) => Verdict::Failed,
     };
@@ -210,6 +221,15 @@ mod tests {
                    not ok 1 suite\n    KTAP version 1\n    1..1\n        KTAP version 1\n        1..1\n        not ok 1 c\n    not ok 1 inner\nnot ok 2 outer\n";
         assert_eq!(counts(log), (1, 2, 0));
         assert_eq!(Totals::parse(log).failures, ["suite: b", "outer: inner: c"]);
+    }
+
+    #[test]
+    fn a_skip_carries_its_path_and_its_reason() {
+        let log = "KTAP version 1\n1..2\n  KTAP version 1\n  1..2\n  ok 1 a # 0.2 s\n  ok 2 b # SKIP no disk\nok 1 g # 3 s\nok 2 c # skip\n";
+        assert_eq!(counts(log), (1, 0, 2));
+        let skips =
+            [("g: b", "no disk"), ("c", "")].map(|(name, why)| (name.to_owned(), why.to_owned()));
+        assert_eq!(Totals::parse(log).skips, skips);
     }
 
     #[test]

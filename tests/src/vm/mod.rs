@@ -19,6 +19,8 @@ pub mod outcome;
 pub mod program;
 pub mod qemu;
 pub mod selftest;
+pub mod summary;
+pub mod test;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +28,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{bail, Context, Result};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::kernel::command::answer;
 use crate::kernel::{self, workspace, Prepared, Route};
@@ -284,15 +286,45 @@ enum Action {
         #[arg(long)]
         timeout: Option<u64>,
     },
-    /// Boot a kernel, load modules, and get a prompt.
-    Shell {
+    /// Build the modules, boot, and run the tests of `htlb-guest`; the last line is `N passed, M failed`.
+    Test {
+        /// On which kernel.
+        #[arg(default_value = "both")]
+        kernels: Kernels,
         #[command(flatten)]
-        machine: MachineArguments,
+        selection: test::Selection,
+    },
+    /// Build the modules, boot, load them, and get a prompt, with `htlb` installed.
+    Shell {
+        /// Which kernel.
+        #[arg(default_value = "stock")]
+        route: Route,
+        /// Words for the kernel's command line.
+        #[arg(long, value_name = "WORDS")]
+        append: Option<String>,
     },
     /// Measure htlb beside the kernel's own exporters of dma-bufs, in a guest.
     Bench(bench::Arguments),
     /// Boot good guests and bad ones, and see that they are told apart; the last line is `N passed, M failed`.
     Selftest,
+}
+
+/// One kernel, or each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kernels {
+    Stock,
+    Debug,
+    Both,
+}
+
+impl Kernels {
+    const fn routes(self) -> &'static [Route] {
+        match self {
+            Self::Stock => &[Route::Stock],
+            Self::Debug => &[Route::Debug],
+            Self::Both => &[Route::Stock, Route::Debug],
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -363,7 +395,18 @@ pub fn run(arguments: Arguments) -> Result<()> {
             }
             Ok(())
         }
-        Action::Shell { machine } => machine.guest("shell")?.shell(),
+        Action::Test { kernels, selection } => test::run(kernels.routes(), &selection),
+        Action::Shell { route, append } => {
+            let kernel = kernel::prepare(route)?;
+            let mut guest = test::programs(Guest::new(&kernel, "shell")?)?;
+            for object in test::modules(&kernel)? {
+                guest = guest.module(&object, "")?;
+            }
+            append
+                .iter()
+                .fold(guest, |guest, words| guest.command_line(words))
+                .shell()
+        }
         Action::Bench(arguments) => bench::run(&arguments),
         Action::Selftest => selftest::run(),
     }

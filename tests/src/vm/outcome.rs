@@ -69,7 +69,9 @@ impl Outcome {
         let mut tests = Totals::parse(&printed);
         let in_kernel = Totals::parse(&kernel_log);
         tests.passed = tests.passed.saturating_add(in_kernel.passed);
-        tests.skipped = tests.skipped.saturating_add(in_kernel.skipped);
+        for (name, why) in in_kernel.skips {
+            tests.skip(name, why);
+        }
         in_kernel
             .failures
             .into_iter()

@@ -32,7 +32,10 @@ pub fn build(arguments: &[&str]) -> Result<Vec<PathBuf>> {
             "target/guest",
         ])
         .args(["--message-format", "json-render-diagnostics"])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        // The guest's processor is slow, and what is not stripped of its debug information fills its memory.
+        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
+        .env("CARGO_PROFILE_DEV_STRIP", "debuginfo");
     let programs = executables(&answer(&mut command)?);
     ensure!(
         !programs.is_empty(),

@@ -114,7 +114,16 @@ fn htlb(kernel: &Prepared) -> Result<(std::path::PathBuf, u64)> {
 }
 
 fn guest_program() -> Result<std::path::PathBuf> {
-    let arguments = ["build", "-p", "htlb-tests", "--bin", "htlb-guest-bench"];
+    // With the feature that the guest's other program needs: so the library is built once for both.
+    let arguments = [
+        "build",
+        "-p",
+        "htlb-tests",
+        "--features",
+        "guest",
+        "--bin",
+        "htlb-guest-bench",
+    ];
     let programs = program::build(&arguments)?;
     programs
         .into_iter()

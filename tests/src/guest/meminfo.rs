@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
+//! The machine's memory, before and after.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context, Result};
+use rustix::fs::sync;
+
+use super::is_debug_kernel;
+
+/// What must be the same to the byte.
+const EXACT: &[&str] = &[
+    "HugePages_Total",
+    "HugePages_Free",
+    "HugePages_Rsvd",
+    "HugePages_Surp",
+    "Hugetlb",
+    "FileHugePages",
+    "FilePmdMapped",
+    "ShmemPmdMapped",
+    "Mlocked",
+];
+
+/// How much less may be free: slabs that grew, lists of each processor.
+const SLACK: u64 = 6 << 20;
+/// The same on the debug kernel, which keeps freed objects for a while to see who still uses them.
+const DEBUG_SLACK: u64 = 64 << 20;
+
+/// How long memory may take to come back.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// `/proc/meminfo`, in bytes; counts of pages as they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Memory {
+    fields: BTreeMap<String, u64>,
+}
+
+impl Memory {
+    /// As it is.
+    ///
+    /// # Errors
+    /// `/proc/meminfo` cannot be read.
+    pub fn now() -> Result<Self> {
+        let text = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
+        Ok(Self::parse(&text))
+    }
+
+    /// As it is without what the kernel keeps only because it has room for it.
+    ///
+    /// # Errors
+    /// As [`Memory::now`].
+    pub fn settled() -> Result<Self> {
+        sync();
+        fs::write("/proc/sys/vm/drop_caches", "3").context("dropping the caches")?;
+        // Compaction first takes the pages back that each processor keeps; it is not in every kernel.
+        if fs::exists("/proc/sys/vm/compact_memory")? {
+            fs::write("/proc/sys/vm/compact_memory", "1").context("compacting memory")?;
+        }
+        Self::now()
+    }
+
+    fn parse(text: &str) -> Self {
+        let field = |line: &str| {
+            let (name, value) = line.split_once(':')?;
+            let mut words = value.split_whitespace();
+            let number = words.next()?.parse::<u64>().ok()?;
+            let unit = if words.next() == Some("kB") { 1024 } else { 1 };
+            Some((name.to_owned(), number.checked_mul(unit)?))
+        };
+        Self {
+            fields: text.lines().filter_map(field).collect(),
+        }
+    }
+
+    /// A field of that name, in bytes.
+    #[must_use]
+    pub fn field(&self, name: &str) -> u64 {
+        self.fields.get(name).copied().unwrap_or_default()
+    }
+
+    /// Waits for a while until memory is as it was here.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn is_back(&self) -> Result<()> {
+        let slack = if is_debug_kernel() {
+            DEBUG_SLACK
+        } else {
+            SLACK
+        };
+        let began = Instant::now();
+        loop {
+            let after = Self::settled()?;
+            let missing = self.missing(&after, slack);
+            if missing.is_empty() {
+                let less = self.field("MemFree").saturating_sub(after.field("MemFree"));
+                println!("    # {less} bytes less are free than before");
+                return Ok(());
+            }
+            if began.elapsed() >= PATIENCE {
+                bail!("memory is not back: {}", missing.join(", "));
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn missing(&self, after: &Self, slack: u64) -> Vec<String> {
+        let mut missing: Vec<String> = EXACT
+            .iter()
+            .filter(|name| self.field(name) != after.field(name))
+            .map(|name| format!("{name} is {}, was {}", after.field(name), self.field(name)))
+            .collect();
+        for name in ["MemFree", "MemAvailable"] {
+            let less = self.field(name).saturating_sub(after.field(name));
+            if less > slack {
+                missing.push(format!("{name} is {less} bytes less, {slack} are usual"));
+            }
+        }
+        missing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEFORE: &str =
+        "MemFree:  1000000 kB\nMemAvailable: 1000000 kB\nHugePages_Total:   4\nHugetlb: 8192 kB\n";
+
+    #[test]
+    fn a_field_is_in_bytes_or_a_count() {
+        let memory = Memory::parse(BEFORE);
+        assert_eq!(memory.field("MemFree"), 1_024_000_000);
+        assert_eq!(memory.field("HugePages_Total"), 4);
+        assert_eq!(memory.field("Nothing"), 0);
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let before = Memory::parse(BEFORE);
+        assert!(before.missing(&before, 0).is_empty());
+        let after = Memory::parse(&BEFORE.replace("1000000", "999000").replace("   4", "   3"));
+        assert_eq!(
+            before.missing(&after, 2 << 20).len(),
+            1,
+            "slack is for bytes"
+        );
+        assert_eq!(before.missing(&after, 1 << 10).len(), 3);
+        assert!(after
+            .missing(&Memory::parse(&BEFORE.replace("   4", "   3")), 0)
+            .is_empty());
+    }
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
+//! `cargo xtask vm test`: builds the modules and the program `htlb-guest`, boots, and lets it test them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::summary::Summary;
+use super::{program, Guest, Outcome};
+use crate::kernel::{self, module, workspace, Prepared, Route};
+use crate::skip;
+
+/// Folders with modules, each of which may use what those before it export.
+const MODULES: [&str; 2] = ["tests/kmod/htlb_importer", "tests/kmod/htlb_leaves"];
+
+/// Which tests are run, as options of `htlb-guest`.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Selection {
+    /// Only this group; may be given several times
+    #[arg(long, value_name = "GROUP")]
+    pub only: Vec<String>,
+    /// Only tests with this in their name
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+}
+
+/// Tests on these kernels, one after the other, each with what it came to; the last line is the sum of all.
+///
+/// # Errors
+///
+/// A guest could not be had, or something failed in one.
+pub fn run(routes: &[Route], selection: &Selection) -> Result<()> {
+    let (mut passed, mut failed, mut skipped) = (0_u64, 0_u64, 0_u64);
+    for route in routes {
+        let outcome = on(*route, selection)?;
+        let (these_passed, these_failed) = outcome.totals();
+        passed = passed.saturating_add(these_passed);
+        failed = failed.saturating_add(these_failed);
+        skipped = skipped.saturating_add(outcome.tests.skipped);
+    }
+    print!("{passed} passed, {failed} failed");
+    if skipped > 0 {
+        print!(", {skipped} skipped");
+    }
+    println!();
+    anyhow::ensure!(failed == 0, "tests failed in a guest");
+    Ok(())
+}
+
+fn on(route: Route, selection: &Selection) -> Result<Outcome> {
+    let kernel = kernel::prepare(route)?;
+    let began = Instant::now();
+    let guest = guest(&kernel)?;
+    let built = began.elapsed();
+    let outcome = guest.script(&script(selection)).run()?;
+    let results = fs::read(&outcome.results)
+        .with_context(|| format!("reading {}", outcome.results.display()))?;
+    print!(
+        "{route} kernel {}, modules and programs built in {:.1} s\n{}",
+        kernel.release,
+        built.as_secs_f64(),
+        Summary::parse(&String::from_utf8_lossy(&results))
+    );
+    for (name, why) in &outcome.tests.skips {
+        skip::skip(name, why);
+    }
+    print!("{outcome}");
+    Ok(outcome)
+}
+
+/// A guest with the modules' files and the programs, but nothing loaded.
+fn guest(kernel: &Prepared) -> Result<Guest> {
+    let limit = match kernel.route {
+        Route::Stock => Duration::from_secs(10 * 60),
+        Route::Debug => Duration::from_secs(30 * 60),
+    };
+    let mut guest = Guest::new(kernel, "test")?
+        .timeout(limit)
+        // Every test has a line in the log, and more than a few in a second are not to be lost.
+        .command_line("printk.devkmsg=on");
+    for object in modules(kernel)? {
+        guest = guest.copy(&place(&object)?, &object)?;
+    }
+    programs(guest)
+}
+
+/// Builds every module for this kernel.
+///
+/// # Errors
+///
+/// One does not build.
+pub fn modules(kernel: &Prepared) -> Result<Vec<PathBuf>> {
+    let mut objects = Vec::new();
+    let mut symbols: Vec<PathBuf> = Vec::new();
+    for folder in MODULES {
+        let built = module::build_against(kernel, &workspace().join(folder), &symbols)?;
+        let output = built.first().and_then(|object| object.parent());
+        symbols.extend(output.map(|output| output.join("Module.symvers")));
+        objects.extend(built);
+    }
+    Ok(objects)
+}
+
+/// The file's place in a guest, where `htlb-guest` looks for it.
+fn place(object: &Path) -> Result<String> {
+    let name = object
+        .file_name()
+        .with_context(|| format!("{} has no name", object.display()))?;
+    Ok(format!("/lib/modules/{}", name.to_string_lossy()))
+}
+
+/// Puts `htlb` and `htlb-guest` into a guest's `/bin`.
+///
+/// # Errors
+///
+/// They do not build.
+pub fn programs(mut guest: Guest) -> Result<Guest> {
+    for arguments in [
+        &["build", "-p", "htlb-user", "--bin", "htlb"][..],
+        &[
+            "build",
+            "-p",
+            "htlb-tests",
+            "--features",
+            "guest",
+            "--bin",
+            "htlb-guest",
+        ],
+    ] {
+        for program in program::build(arguments)? {
+            let name = program
+                .file_name()
+                .with_context(|| format!("{} has no name", program.display()))?;
+            guest = guest.copy(&format!("/bin/{}", name.to_string_lossy()), &program)?;
+        }
+    }
+    Ok(guest)
+}
+
+/// What the guest's shell is to do.
+fn script(selection: &Selection) -> String {
+    let mut words = "exec htlb-guest run".to_owned();
+    let only = selection.only.iter().map(|group| ("--only", group));
+    let filter = selection.filter.iter().map(|text| ("--filter", text));
+    for (option, value) in only.chain(filter) {
+        words.push_str(&format!(" {option} '{}'", value.replace('\'', r"'\''")));
+    }
+    format!("#!/bin/sh\n{words}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_selected_reaches_the_guest_as_it_is() {
+        let selection = Selection {
+            only: vec!["a".to_owned(), "b c".to_owned()],
+            filter: Some("it's".to_owned()),
+        };
+        assert_eq!(
+            script(&selection),
+            "#!/bin/sh\nexec htlb-guest run --only 'a' --only 'b c' --filter 'it'\\''s'\n"
+        );
+    }
+}
