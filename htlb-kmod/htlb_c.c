@@ -6,6 +6,7 @@
  * the Rust side proves before each call.
  */
 #include <linux/anon_inodes.h>
+#include <linux/dma-buf.h>
 #include <linux/dma-direct.h>
 #include <linux/dma-map-ops.h>
 #include <linux/dma-mapping.h>
@@ -22,6 +23,8 @@
 #include <linux/scatterlist.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/swiotlb.h>
+#include <linux/vmalloc.h>
 #include <linux/wait_bit.h>
 
 #include "htlb_c.h"
@@ -395,6 +398,64 @@ int htlb_c_sg_map(struct device *dev, struct sg_table *table, u32 direction)
 void htlb_c_sg_unmap(struct device *dev, struct sg_table *table, u32 direction)
 {
 	dma_unmap_sgtable(dev, table, direction, 0);
+}
+
+/* ---- dma-bufs --------------------------------------------------------- */
+
+MODULE_IMPORT_NS("DMA_BUF");
+EXPORT_SYMBOL_GPL(htlb_export);
+
+u64 htlb_c_device_longest(struct device *dev)
+{
+	u64 longest = dma_get_max_seg_size(dev);
+
+	/* Where everything is copied, only so much at once can be. */
+	if (!htlb_c_device_is_translated(dev) && is_swiotlb_force_bounce(dev))
+		longest = min_t(u64, longest, dma_max_mapping_size(dev));
+	return longest;
+}
+
+u64 htlb_c_device_boundary(struct device *dev)
+{
+	return dma_get_seg_boundary(dev);
+}
+
+/* Without a look at the caches, and without copying what is older back over what is newer. */
+int htlb_c_sg_map_quietly(struct device *dev, struct sg_table *table)
+{
+	return dma_map_sgtable(dev, table, DMA_BIDIRECTIONAL, DMA_ATTR_SKIP_CPU_SYNC);
+}
+
+void htlb_c_sg_unmap_quietly(struct device *dev, struct sg_table *table)
+{
+	dma_unmap_sgtable(dev, table, DMA_BIDIRECTIONAL, DMA_ATTR_SKIP_CPU_SYNC);
+}
+
+void htlb_c_sg_sync_for_cpu(struct device *dev, struct sg_table *table, u32 direction)
+{
+	dma_sync_sgtable_for_cpu(dev, table, direction);
+}
+
+void htlb_c_sg_sync_for_device(struct device *dev, struct sg_table *table, u32 direction)
+{
+	dma_sync_sgtable_for_device(dev, table, direction);
+}
+
+/* Turns the list of frames into one of pages, in its place. */
+void *htlb_c_vmap(u64 *frames, u32 pages)
+{
+	struct page **list = (struct page **)frames;
+	u32 i;
+
+	BUILD_BUG_ON(sizeof(*list) > sizeof(*frames));
+	for (i = 0; i < pages; i++)
+		list[i] = pfn_to_page(frames[i]);
+	return vmap(list, pages, VM_MAP, PAGE_KERNEL);
+}
+
+void htlb_c_vunmap(void *address)
+{
+	vunmap(address);
 }
 
 /* ---- the machine ------------------------------------------------------ */

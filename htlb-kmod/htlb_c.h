@@ -65,6 +65,15 @@ struct scatterlist *htlb_c_sg_set(struct scatterlist *entry, u64 physical, u32 l
 int htlb_c_sg_map(struct device *dev, struct sg_table *table, u32 direction);
 void htlb_c_sg_unmap(struct device *dev, struct sg_table *table, u32 direction);
 
+u64 htlb_c_device_longest(struct device *dev);
+u64 htlb_c_device_boundary(struct device *dev);
+int htlb_c_sg_map_quietly(struct device *dev, struct sg_table *table);
+void htlb_c_sg_unmap_quietly(struct device *dev, struct sg_table *table);
+void htlb_c_sg_sync_for_cpu(struct device *dev, struct sg_table *table, u32 direction);
+void htlb_c_sg_sync_for_device(struct device *dev, struct sg_table *table, u32 direction);
+void *htlb_c_vmap(u64 *frames, u32 pages);
+void htlb_c_vunmap(void *address);
+
 u64 htlb_c_memory_nodes(void);
 int htlb_c_local_node(void);
 u64 htlb_c_total_pages(void);

@@ -19,6 +19,7 @@ mod accounts;
 mod backing;
 mod buffer;
 mod debugfs;
+mod dmabuf;
 mod error;
 mod exports;
 mod fault;
@@ -31,6 +32,7 @@ mod mapping;
 mod memory;
 mod params;
 mod runs;
+mod segments;
 mod supply;
 
 use kernel::miscdevice::{MiscDeviceOptions, MiscDeviceRegistration};

@@ -5,6 +5,7 @@
 
 pub(crate) mod c;
 pub(crate) mod device;
+pub(crate) mod dmabuf;
 pub(crate) mod exports;
 pub(crate) mod fault;
 pub(crate) mod file;
