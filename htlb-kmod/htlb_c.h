@@ -50,6 +50,14 @@ unsigned long htlb_c_unmapped_area(struct file *file, unsigned long len, unsigne
 unsigned long htlb_c_unmapped_area_at(struct file *file, unsigned long addr, unsigned long len,
 				      unsigned long pgoff, unsigned long flags);
 
+/* One page more, or less, that somebody holds: each keeps the module, and is looked at again. */
+void htlb_c_limbo_enter(void);
+void htlb_c_limbo_leave(void);
+/* Returns when nobody looks any more; nothing is in limbo. */
+void htlb_c_limbo_stop(void);
+/* The Rust side's: puts back what nobody holds any more, and says whether something is left. */
+bool htlb_rs_limbo_retry(void);
+
 u64 htlb_c_memory_nodes(void);
 int htlb_c_local_node(void);
 u64 htlb_c_total_pages(void);
