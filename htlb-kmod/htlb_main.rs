@@ -29,6 +29,7 @@ mod machine;
 mod mapping;
 mod memory;
 mod params;
+mod runs;
 mod supply;
 
 use kernel::miscdevice::{MiscDeviceOptions, MiscDeviceRegistration};

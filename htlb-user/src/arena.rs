@@ -21,7 +21,8 @@ use std::sync::Mutex;
 use htlb_core::ledger::{Ledger, Tables};
 use htlb_core::pool::Pool;
 use htlb_core::{
-    ByteLen, Class, Error, Exclusive, Frame, HugeSize, NodeId, NodeMask, PageCount, Pfn, Stock,
+    ByteLen, Class, Error, Exclusive, Frame, HugeSize, NodeId, NodeMask, PageCount, Pfn, Rung,
+    Stock,
 };
 
 use crate::sys::lease::Lease;
@@ -127,6 +128,16 @@ impl Arena {
     /// The node that holds the page; `None` where the system does not say.
     pub(crate) fn node(&self, pfn: Pfn) -> Option<NodeId> {
         self.regions.node(pfn, self.size)
+    }
+
+    /// The rung of the module that gave the page, if it did.
+    pub(crate) fn device(&self, pfn: Pfn) -> Option<Rung> {
+        self.regions.device(pfn)
+    }
+
+    /// The rung of the module that gave every page here; `None` where there is no such one.
+    pub(crate) fn sole_device(&self) -> Option<Rung> {
+        self.regions.sole_device()
     }
 
     /// Gives a page that has left the stock back to the system.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! A buffer: memory in the largest pages that could be had, and a receipt that says which.
 
+mod attach;
 mod builder;
 mod change;
 #[cfg(test)]

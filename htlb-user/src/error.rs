@@ -34,7 +34,11 @@ impl Error {
     /// Adds what was found.
     #[must_use]
     pub(crate) fn found(mut self, found: impl Into<String>) -> Self {
-        self.found.push(found.into());
+        let found = found.into();
+        // Several rungs may have met the same.
+        if !self.found.contains(&found) {
+            self.found.push(found);
+        }
         self
     }
 

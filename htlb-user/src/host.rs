@@ -25,7 +25,7 @@ use crate::arena::{address, words, Arena, Kin, Slots, Words};
 use crate::filling;
 use crate::owner::Shelf;
 use crate::pools::Shared;
-use crate::receipt::Refusal;
+use crate::receipt::{Giver, Refusal};
 use crate::sys::clear::Caches;
 use crate::sys::zeroed;
 use aside::Aside;
@@ -118,11 +118,16 @@ impl BufferHost {
     /// Notes why a rung fell short; what was noted of it before is out of date.
     pub(crate) fn note(&self, refusal: Refusal) {
         let mut refusals = locked(&self.refusals);
-        refusals.retain(|old| (old.rung, old.size) != (refusal.rung, refusal.size));
+        let key = |of: &Refusal| (of.giver, of.rung, of.size);
+        refusals.retain(|old| key(old) != key(&refusal));
         refusals.push(refusal);
     }
 
     pub(crate) fn refuse(&self, attempt: &Attempt, error: Error, pages: PageCount) {
+        if self.shared.device().is_sole() {
+            // What the device said has been noted; nobody else was asked.
+            return;
+        }
         let more = self.arena(attempt).map(|arena| arena.headroom());
         let why = match more.filter(|more| *more < pages && error == Error::OutOfPages) {
             Some(more) => format!(
@@ -131,7 +136,18 @@ impl BufferHost {
             None => advice::why_short(self.shared.root(), attempt, error, pages),
         };
         self.note(Refusal {
+            giver: Giver::Kernel,
             rung: attempt.rung,
+            size: attempt.size,
+            why,
+        });
+    }
+
+    /// Notes what the device said.
+    pub(crate) fn refused_by_device(&self, attempt: &Attempt, why: String) {
+        self.note(Refusal {
+            giver: Giver::Device,
+            rung: Rung::System,
             size: attempt.size,
             why,
         });

@@ -2,6 +2,7 @@
 //! The pages of a process: what it has of each kind, and the way to more.
 
 mod audit;
+mod device;
 mod shared;
 
 use std::sync::{Arc, Mutex};
@@ -19,6 +20,8 @@ use crate::system::{self, Root};
 use crate::waiters::Waiters;
 
 pub use audit::CheckError;
+pub use device::DeviceUse;
+pub(crate) use device::{Source, Wanted};
 pub(crate) use shared::{back_off, Shared};
 
 /// The huge-page pools of a process.
@@ -70,6 +73,7 @@ pub struct PoolsBuilder {
     threads: Option<usize>,
     limits: Vec<(Rung, HugeSize, PageCount)>,
     root: Root,
+    device: DeviceUse,
 }
 
 impl PoolsBuilder {
@@ -93,7 +97,20 @@ impl PoolsBuilder {
         self
     }
 
-    /// Reads `/sys` and `/proc` below another folder.
+    /// Whether pages come from the kernel module's `/dev/htlb`; where it is loaded, unless said otherwise.
+    ///
+    /// ```
+    /// use htlb_user::pools::{DeviceUse, Pools};
+    /// let buffer = Pools::builder().device(DeviceUse::Never).build()?.buffer(4 << 20).create()?;
+    /// assert!(!buffer.receipt().to_string().contains("htlb.ko"));
+    /// # Ok::<(), htlb_user::Error>(())
+    /// ```
+    pub const fn device(mut self, device: DeviceUse) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Reads `/sys` and `/proc`, and looks for `/dev/htlb`, below another folder.
     pub fn system_root(mut self, root: Root) -> Self {
         self.root = root;
         self
@@ -104,7 +121,8 @@ impl PoolsBuilder {
     /// # Errors
     /// What `/sys` says that cannot be understood; that there is none is not an error.
     pub fn build(self) -> Result<Pools, Error> {
-        let topology = learn(&self.root)?;
+        let device = Source::open(self.device, &self.root);
+        let topology = learn(&self.root, &device)?;
         let huge = topology.sizes.iter().map(|size| (Kin::Hugetlb, size));
         let others = [
             (Kin::Transparent, HugeSize::MIB2),
@@ -131,6 +149,7 @@ impl PoolsBuilder {
         Ok(Pools {
             shared: Arc::new(Shared {
                 root: self.root,
+                device,
                 birthplace: Birthplace::here(),
                 topology,
                 arenas,
@@ -147,11 +166,12 @@ impl PoolsBuilder {
 }
 
 /// What policy is to know of this machine.
-fn learn(root: &Root) -> Result<Topology, Error> {
+fn learn(root: &Root, device: &Source) -> Result<Topology, Error> {
     let machine = system::topology::read(root)
         .map_err(|error| Error::system("learn the topology", &error))?;
     let mut sizes = system::pools::sizes(root)
         .map_err(|error| Error::system("learn the page sizes", &error))?;
+    sizes.extend(device.sizes());
     let mut transparent = match system::thp::read(root).ok().flatten() {
         Some(thp) => thp.anonymous(HugeSize::MIB2) != system::thp::When::Never,
         None => false,
@@ -203,6 +223,7 @@ impl Pools {
             threads: None,
             limits: Vec::new(),
             root: Root::host(),
+            device: DeviceUse::default(),
         }
     }
 

@@ -15,6 +15,8 @@ pub enum Home {
     Private,
     /// A memfd of its own, to be passed on.
     Memfd,
+    /// A buffer of `/dev/htlb` of its own, to be passed on.
+    Device,
     /// A named file that outlives the process.
     Named {
         /// The folder that holds it.
@@ -22,9 +24,21 @@ pub enum Home {
     },
 }
 
+/// Who gives pages to this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Giver {
+    /// The kernel itself: hugetlb, transparent huge pages, base pages.
+    #[default]
+    Kernel,
+    /// The module, through `/dev/htlb`; its rungs are those of its own ladder.
+    Device,
+}
+
 /// The pages that one rung of the ladder gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {
+    /// Whose ladder.
+    pub giver: Giver,
     /// Which rung.
     pub rung: Rung,
     /// The page size.
@@ -38,6 +52,8 @@ pub struct Share {
 /// A rung that gave nothing, or less than was wanted, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
+    /// Who refused.
+    pub giver: Giver,
     /// Which rung.
     pub rung: Rung,
     /// The page size.
@@ -97,7 +113,7 @@ impl fmt::Display for Receipt {
                 "{} x {} from the {}",
                 share.pages,
                 share.size,
-                rung_words(share.rung)
+                rung_words(share.giver, share.rung)
             )?;
             for (place, (node, pages)) in share.nodes.iter().enumerate() {
                 let lead = if place == 0 { "; " } else { ", " };
@@ -110,7 +126,10 @@ impl fmt::Display for Receipt {
                 f,
                 "not {} from the {}: {}",
                 refusal.size,
-                rung_words(refusal.rung),
+                match refusal.giver {
+                    Giver::Kernel => rung_words(Giver::Kernel, refusal.rung),
+                    Giver::Device => "kernel module htlb.ko",
+                },
                 refusal.why
             )?;
         }
@@ -119,12 +138,24 @@ impl fmt::Display for Receipt {
 }
 
 /// A rung in the words of a user of this machine.
-const fn rung_words(rung: Rung) -> &'static str {
-    match rung {
-        Rung::Pool => "pool of this process",
-        Rung::System => "system's huge-page pool",
-        Rung::Transparent => "system as transparent huge pages",
-        Rung::Base => "system as base pages",
+const fn rung_words(giver: Giver, rung: Rung) -> &'static str {
+    match (giver, rung) {
+        (Giver::Kernel, Rung::Pool) => "pool of this process",
+        (Giver::Kernel, Rung::System) => "system's huge-page pool",
+        (Giver::Kernel, Rung::Transparent) => "system as transparent huge pages",
+        (Giver::Kernel, Rung::Base) => "system as base pages",
+        (Giver::Device, Rung::Pool) => "pool of htlb.ko",
+        (Giver::Device, Rung::System | Rung::Transparent) => "system through htlb.ko",
+        (Giver::Device, Rung::Base) => "system through htlb.ko as base pages",
+    }
+}
+
+impl fmt::Display for Giver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Kernel => "kernel",
+            Self::Device => "device",
+        })
     }
 }
 
@@ -136,6 +167,7 @@ impl Serialize for Receipt {
             .iter()
             .map(|share| {
                 serde_json::json!({
+                    "giver": share.giver.to_string(),
                     "rung": share.rung.to_string(),
                     "page_bytes": share.size.bytes(),
                     "pages": share.pages.raw(),
@@ -150,6 +182,7 @@ impl Serialize for Receipt {
             .iter()
             .map(|refusal| {
                 serde_json::json!({
+                    "giver": refusal.giver.to_string(),
                     "rung": refusal.rung.to_string(),
                     "page_bytes": refusal.size.bytes(),
                     "why": refusal.why,

@@ -24,6 +24,8 @@ pub const NO_ADVISORIES: &str = "the advisory database is not here";
 pub const NO_CARGO_DENY: &str = "cargo-deny is not installed";
 /// A reason: some kernels and containers forbid it to everyone but root.
 pub const NO_USER_NAMESPACES: &str = "user namespaces are forbidden here";
+/// A reason: only the guest, and a machine whose owner loads it, have the kernel module.
+pub const NO_DEVICE: &str = "the kernel module is not loaded here, or this is not root";
 
 /// The reasons that CI cannot remove either, so that a skip for one of them is never a failure.
 pub const UNPROVIDABLE: &[&str] = &[
@@ -32,6 +34,7 @@ pub const UNPROVIDABLE: &[&str] = &[
     NO_ADVISORIES,
     NO_CARGO_DENY,
     NO_USER_NAMESPACES,
+    NO_DEVICE,
 ];
 
 /// Says that the test `name` cannot run here, and `why`; the test then returns.

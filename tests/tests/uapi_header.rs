@@ -263,13 +263,13 @@ fn program(header: &str) -> String {
     )
 }
 
-/// Compiles and runs the program; every warning is an error, padding too.
-fn compiled_facts(compiler: &str, arguments: &[&str]) -> Facts {
+/// Compiles a program; every warning is an error, padding too.
+fn compile(compiler: &str, arguments: &[&str], name: &str, program: &str) -> PathBuf {
     let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("../htlb-kmod/include/uapi");
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let source = folder.join(format!("uapi_header_{compiler}.c"));
+    let source = folder.join(format!("uapi_{name}_{compiler}.c"));
     let executable = source.with_extension("");
-    fs::write(&source, program(HEADER)).expect("the target folder is writable");
+    fs::write(&source, program).expect("the target folder is writable");
     let compiled = Command::new(compiler)
         .args(arguments)
         .args(["-Wall", "-Wextra", "-Wpadded", "-Werror", "-I"])
@@ -283,6 +283,11 @@ fn compiled_facts(compiler: &str, arguments: &[&str]) -> Facts {
         "{compiler} {arguments:?}:\n{}",
         String::from_utf8_lossy(&compiled.stderr)
     );
+    executable
+}
+
+fn compiled_facts(compiler: &str, arguments: &[&str]) -> Facts {
+    let executable = compile(compiler, arguments, "facts", &program(HEADER));
     let output = Command::new(&executable)
         .output()
         .expect("what was just compiled can be run");
@@ -319,6 +324,16 @@ fn a_cpp_compiler_reads_the_records_as_rust_does() {
         compiled_facts("c++", &["-x", "c++", "-std=c++11", "-pedantic"]),
         rust_facts()
     );
+}
+
+#[test]
+fn the_manuals_program_compiles() {
+    let manual = include_str!("../../htlb-kmod/README.md");
+    let program = manual
+        .split_once("```c\n")
+        .and_then(|(_, rest)| rest.split_once("```"))
+        .expect("the manual has a program in C");
+    compile("cc", &["-std=gnu99"], "manual", program.0);
 }
 
 #[test]

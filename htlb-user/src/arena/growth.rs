@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use htlb_core::{
     ByteOffset, ByteRange, Class, Condition, Error, Exclusive, Frame, HugeSize, Level, NodeId,
-    NodePolicy, PageCount, Pfn, Reach, Stock, Stop, Supply,
+    NodePolicy, PageCount, Pfn, Reach, Rung, Stock, Stop, Supply,
 };
 
 use super::regions::{Nodes, Region};
@@ -31,6 +31,8 @@ pub(crate) struct Growth {
     pub(crate) supply: Supply,
     /// Threads that populate.
     pub(crate) threads: usize,
+    /// The rung of the module that serves it, where the memory is the module's.
+    pub(crate) device: Option<Rung>,
 }
 
 /// A populated window whose pages the stock does not know yet.
@@ -43,6 +45,8 @@ pub(crate) struct Fresh {
     /// Whether they must be where the policy says.
     pub(crate) nodes: NodePolicy,
     pub(crate) supply: Supply,
+    /// As in [`Growth`].
+    pub(crate) device: Option<Rung>,
 }
 
 impl Arena {
@@ -72,7 +76,7 @@ impl Arena {
         then: impl FnMut(&mut Stock<Words>) -> T,
     ) -> Result<T, Error> {
         let narrow = growth.reach.level() < Level::WIDEST;
-        if narrow && self.kin != Kin::Hugetlb {
+        if narrow && self.kin != Kin::Hugetlb && growth.device.is_none() {
             // Such pages may be moved by the system at any time.
             return Err(Error::OutOfReach);
         }
@@ -106,6 +110,7 @@ impl Arena {
             reach: growth.reach,
             nodes: growth.nodes,
             supply: growth.supply,
+            device: growth.device,
         };
         self.adopt(fresh, then)
     }
@@ -173,12 +178,18 @@ impl Arena {
             reach,
             nodes: policy,
             supply: _,
+            device,
         } = fresh;
         let live = self.size.whole_pages_in(range.len()).raw();
         let count = usize::try_from(live).map_err(|_| Error::SizeTooLarge)?;
         let physical = match self.kin {
-            Kin::Hugetlb => physical_of(window, *range),
-            Kin::Transparent | Kin::Base => Box::default(),
+            Kin::Transparent | Kin::Base if device.is_none() => Box::default(),
+            Kin::Hugetlb | Kin::Transparent | Kin::Base => physical_of(window, *range),
+        };
+        // The module has verified what the system does not tell this process.
+        let unknown_level = match device {
+            Some(_) => reach.level(),
+            None => Level::WIDEST,
         };
         let nodes = self.nodes_of(window, *range)?;
         let spare = reach.nodes().and(self.nodes).first();
@@ -192,9 +203,9 @@ impl Arena {
                     .unwrap_or(NodeId::ZERO),
                 level: physical
                     .get(page)
-                    .map_or(Level::WIDEST, |pfn| Level::of(Pfn::new(*pfn), self.size)),
+                    .map_or(unknown_level, |pfn| Level::of(Pfn::new(*pfn), self.size)),
             };
-            let unknown = node.is_none() && policy.is_strict();
+            let unknown = node.is_none() && policy.is_strict() && device.is_none();
             match reach.covers(class) && !unknown {
                 true => Ok(class),
                 false => Err(Error::OutOfReach),
@@ -206,6 +217,7 @@ impl Arena {
             physical,
             nodes,
             live,
+            device: *device,
         };
         Ok((region, classes))
     }

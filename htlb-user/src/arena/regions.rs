@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use htlb_core::{ByteLen, ByteOffset, ByteRange, Error, Frame, HugeSize, NodeId, Pfn};
+use htlb_core::{ByteLen, ByteOffset, ByteRange, Error, Frame, HugeSize, NodeId, Pfn, Rung};
 
 use super::{address, refused};
 use crate::sys::lease::Lease;
@@ -20,6 +20,8 @@ pub(super) struct Region {
     pub(super) nodes: Nodes,
     /// Pages that have not gone back to the system.
     pub(super) live: u64,
+    /// The rung of the module that gave them; `None` for those of the kernel itself.
+    pub(super) device: Option<Rung>,
 }
 
 /// The node of each page.
@@ -87,6 +89,19 @@ impl Regions {
         let regions = self.read();
         let (offset, region) = find(&regions, pfn)?;
         region.nodes.of(page_at(offset, size))
+    }
+
+    /// The rung of the module that gave the page, if it did.
+    pub(super) fn device(&self, pfn: Pfn) -> Option<Rung> {
+        find(&self.read(), pfn)?.1.device
+    }
+
+    /// The rung of the module that gave every page here; `None` where there is no such one.
+    pub(super) fn sole_device(&self) -> Option<Rung> {
+        let regions = self.read();
+        let mut all = regions.values().map(|region| region.device);
+        let first = all.next()??;
+        all.all(|other| other == Some(first)).then_some(first)
     }
 
     /// Gives pages back to the system, and each window with its last one.

@@ -66,7 +66,12 @@ impl BufferBuilder {
         let placement = self.placement(&request)?;
         let made = match self.backing {
             Backing::File => self.make_shareable(&placement),
-            Backing::Pools => self.make_private(&placement),
+            Backing::Pools => match self.contiguity {
+                Contiguity::Pages => self.make_private(&placement),
+                Contiguity::Runs(_) | Contiguity::Whole => self
+                    .make_runs(&placement)
+                    .unwrap_or_else(|| self.make_private(&placement)),
+            },
         };
         let (core, host, home) = made.map_err(|(cause, refusals)| {
             let error = self.refusal(cause);

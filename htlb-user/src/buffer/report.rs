@@ -2,11 +2,12 @@
 //! What a buffer has got, computed when it is asked.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
-use htlb_core::{ByteLen, NodeId, PageCount, PageIndex};
+use htlb_core::{ByteLen, HugeSize, NodeId, PageCount, PageIndex, Rung};
 
 use super::Buffer;
-use crate::receipt::{Receipt, Share};
+use crate::receipt::{Giver, Receipt, Share};
 
 impl Buffer {
     /// What was got: computed afresh, so it is true of now. Looks at every page.
@@ -22,12 +23,14 @@ impl Buffer {
             let promised = census.promises().raw() + self.waiting(extent.first(), end);
             reserved += promised * size.bytes();
             populated += census.present.raw() * size.bytes();
-            shares.push(Share {
-                rung: part.attempt.rung,
+            let pages = PageCount::new(census.frames().raw() + promised);
+            self.add_shares(
+                &mut shares,
+                part.attempt.rung,
                 size,
-                pages: PageCount::new(census.frames().raw() + promised),
-                nodes: self.nodes_between(extent.first(), end),
-            });
+                pages,
+                extent.first()..end,
+            );
         }
         Receipt {
             asked: self.asked,
@@ -59,19 +62,55 @@ impl Buffer {
         }
     }
 
-    /// The pages on each node, as the system says.
-    fn nodes_between(&self, first: PageIndex, end: PageIndex) -> Vec<(NodeId, PageCount)> {
-        let mut nodes: BTreeMap<NodeId, u64> = BTreeMap::new();
+    /// Adds what each giver gave of an extent of `pages` pages.
+    fn add_shares(
+        &self,
+        shares: &mut Vec<Share>,
+        rung: Rung,
+        size: HugeSize,
+        pages: PageCount,
+        extent: Range<PageIndex>,
+    ) {
+        #[derive(Default)]
+        struct Given {
+            pages: u64,
+            nodes: BTreeMap<NodeId, u64>,
+        }
+        let shown = |device: Option<Rung>| match device {
+            Some(of_device) => (Giver::Device, of_device),
+            None => (Giver::Kernel, rung),
+        };
+        let mut given: BTreeMap<(Giver, Rung), Given> = BTreeMap::new();
         let frames = self.core().map().frames();
-        for (index, pfn, _) in frames.filter(|(index, _, _)| (first..end).contains(index)) {
-            let node = self.arena_at(index).ok().and_then(|arena| arena.node(pfn));
-            if let Some(node) = node {
-                *nodes.entry(node).or_default() += 1;
+        for (index, pfn, _) in frames.filter(|(index, _, _)| extent.contains(index)) {
+            let Ok(arena) = self.arena_at(index) else {
+                continue;
+            };
+            let of = given.entry(shown(arena.device(pfn))).or_default();
+            of.pages += 1;
+            if let Some(node) = arena.node(pfn) {
+                *of.nodes.entry(node).or_default() += 1;
             }
         }
-        let counts = nodes.into_iter();
-        counts
-            .map(|(node, pages)| (node, PageCount::new(pages)))
-            .collect()
+        let found: u64 = given.values().map(|of| of.pages).sum();
+        if found < pages.raw() || given.is_empty() {
+            // Pages that are promised have no giver yet, unless all there are have the same.
+            let device = self.arena_at(extent.start).ok();
+            let device = device.and_then(|arena| arena.sole_device());
+            given.entry(shown(device)).or_default().pages += pages.raw().saturating_sub(found);
+        }
+        shares.extend(given.into_iter().rev().map(|((giver, rung), of)| {
+            Share {
+                giver,
+                rung,
+                size,
+                pages: PageCount::new(of.pages),
+                nodes: of
+                    .nodes
+                    .into_iter()
+                    .map(|(node, pages)| (node, PageCount::new(pages)))
+                    .collect(),
+            }
+        }));
     }
 }

@@ -34,8 +34,8 @@ pub struct Part {
     pub bytes: u64,
     /// The size of its pages.
     pub size: HugeSize,
-    /// The rung.
-    pub rung: Rung,
+    /// The rung; `None` for donated pages, which no rung gave.
+    pub rung: Option<Rung>,
 }
 
 /// Where a byte lies.
@@ -289,27 +289,16 @@ fn on(what: &str, offset: u64, len: u64) -> String {
 
 /// The parts that an answer lists.
 pub(super) fn parts_of(info: &Info) -> Vec<Part> {
-    let rungs = info.rungs.to_le_bytes();
-    let listed = info.page_bytes.iter().zip(&info.extent_bytes).zip(rungs);
+    let listed = info.page_bytes.iter().zip(&info.extent_bytes).enumerate();
     listed
-        .filter_map(|((page, bytes), rung)| {
+        .filter_map(|(extent, (page, bytes))| {
             Some(Part {
                 bytes: *bytes,
                 size: HugeSize::from_bytes(*page).ok().filter(|_| *bytes > 0)?,
-                rung: rung_of(rung),
+                rung: info.rung(extent),
             })
         })
         .collect()
-}
-
-/// The rung of a byte of [`Info::rungs`].
-const fn rung_of(byte: u8) -> Rung {
-    match byte {
-        0 => Rung::Pool,
-        1 => Rung::System,
-        2 => Rung::Transparent,
-        _ => Rung::Base,
-    }
 }
 
 #[cfg(test)]
@@ -318,13 +307,21 @@ mod tests {
 
     #[test]
     fn the_parts_are_those_that_have_bytes() {
+        let rungs = [
+            Info::rung_number(Rung::Pool),
+            Info::rung_number(Rung::System),
+        ];
         let info = Info {
             page_bytes: [1 << 30, 2 << 20, 0],
             extent_bytes: [2 << 30, 6 << 20, 0],
-            rungs: 0x01_00,
+            rungs: u64::from(rungs[0]) | u64::from(rungs[1]) << 8,
             ..Info::default()
         };
-        let part = |bytes, size, rung| Part { bytes, size, rung };
+        let part = |bytes, size, rung| Part {
+            bytes,
+            size,
+            rung: Some(rung),
+        };
         assert_eq!(
             parts_of(&info),
             [

@@ -87,6 +87,11 @@ impl DeviceError {
         self.cause
     }
 
+    /// What was refused, why, and what to do next, without a line break.
+    pub(crate) fn in_one_line(&self) -> String {
+        self.to_string().replace('\n', "; ")
+    }
+
     fn advice(&self) -> Option<&'static str> {
         Some(match (self.errno, self.cause) {
             (_, Some(Cause::Pinned)) => "end what uses the range first: a device, or a program that does direct I/O to it",

@@ -6,11 +6,15 @@ use std::sync::Arc;
 use htlb_core::driver::with_stock;
 use htlb_core::host::Contents;
 use htlb_core::pool::Run;
-use htlb_core::{Attempt, Charge, Error, Exclusive, Frame, Host, HugeSize, PageCount, Rung, Stop};
+use htlb_core::{
+    Attempt, Charge, Contiguity, Error, Exclusive, Frame, Host, HugeSize, PageCount, Rung, Stop,
+};
 
 use super::{kin_of, BufferHost};
 use crate::advice;
 use crate::arena::{Arena, Growth, Kin};
+use crate::pools::Wanted;
+use crate::sys::window::Backing;
 
 /// Base pages come in pieces of at least 2 MiB: each piece is a mapping, and a process may have only so many.
 const PIECE: u64 = HugeSize::MIB2.bytes() >> HugeSize::BASE.shift();
@@ -45,6 +49,8 @@ impl BufferHost {
         pages: PageCount,
     ) -> Result<PageCount, Error> {
         let mut ask = match arena.kin() {
+            // How much the device can get from the system shows when it is asked.
+            Kin::Hugetlb if self.device_serves(arena) => pages.raw(),
             Kin::Hugetlb => advice::most(self.shared.root(), attempt, pages).raw(),
             Kin::Transparent => pages.raw(),
             Kin::Base => pages.raw().max(PIECE),
@@ -70,17 +76,68 @@ impl BufferHost {
         arena: &Arc<Arena>,
         attempt: &Attempt,
         pages: PageCount,
-        then: impl FnMut(&mut htlb_core::Stock<crate::arena::Words>) -> T,
+        mut then: impl FnMut(&mut htlb_core::Stock<crate::arena::Words>) -> T,
     ) -> Result<T, Error> {
-        advice::check_memory(self.shared.root(), arena.kin(), attempt.size.len_of(pages)?)?;
         let growth = Growth {
             pages,
             reach: attempt.reach,
             nodes: self.nodes,
             supply: self.shared.supply(),
             threads: self.threads,
+            device: None,
         };
-        arena.grow(&growth, then)
+        let refused = match self.device_serves(arena) && pages <= arena.headroom() {
+            true => match self.grow_from_device(arena, attempt, &growth, &mut then) {
+                Ok(then) => return Ok(then),
+                Err(error) => error,
+            },
+            false => Error::OutOfPages,
+        };
+        if self.shared.device().is_sole() {
+            return Err(refused);
+        }
+        advice::check_memory(self.shared.root(), arena.kin(), attempt.size.len_of(pages)?)?;
+        arena.grow(&growth, then).map_err(|error| match error {
+            // A size that the device alone has: it is short of it, not the machine without it.
+            Error::PageSizeUnsupported if self.device_serves(arena) => refused,
+            error => error,
+        })
+    }
+
+    fn device_serves(&self, arena: &Arena) -> bool {
+        self.shared.device().serves(arena.kin(), arena.size())
+    }
+
+    /// As [`Arena::grow`], in a buffer of the device.
+    fn grow_from_device<T>(
+        &self,
+        arena: &Arc<Arena>,
+        attempt: &Attempt,
+        growth: &Growth,
+        then: impl FnMut(&mut htlb_core::Stock<crate::arena::Words>) -> T,
+    ) -> Result<T, Error> {
+        let wanted = Wanted {
+            size: attempt.size,
+            pages: growth.pages,
+            reach: growth.reach,
+            nodes: growth.nodes,
+            contiguity: Contiguity::Pages,
+        };
+        let made = self.shared.device().make(&wanted);
+        let (file, rung) = made.map_err(|(cause, why)| {
+            self.refused_by_device(attempt, why);
+            cause
+        })?;
+        let growth = Growth {
+            device: Some(rung),
+            ..*growth
+        };
+        arena
+            .grow_in(&growth, Backing::Device(file), then)
+            .inspect_err(|cause| {
+                let why = format!("{} of its pages could not be mapped: {cause}", growth.pages);
+                self.refused_by_device(attempt, why);
+            })
     }
 
     /// Sets a run for the whole buffer aside, so that its pages follow each other in memory: one of the pool's, or for a
@@ -197,6 +254,14 @@ impl BufferHost {
         });
         let missing = PageCount::new(pages.raw().saturating_sub(free));
         let more = match arena.kin() {
+            Kin::Hugetlb if self.device_serves(arena) => {
+                let device = self.shared.device();
+                let hugetlb = match device.is_sole() {
+                    true => PageCount::ZERO,
+                    false => advice::most(self.shared.root(), attempt, missing),
+                };
+                device.available(attempt.size).max(hugetlb)
+            }
             Kin::Hugetlb => advice::most(self.shared.root(), attempt, missing),
             Kin::Transparent | Kin::Base => missing,
         };

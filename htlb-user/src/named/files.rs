@@ -16,7 +16,7 @@ use super::pages::{pages, Pages, Wish};
 use super::populate::{How, Options};
 use super::shortage::{advice, Cause, Shortage, Why};
 use super::verify;
-use crate::receipt::{Home, Receipt, Share};
+use crate::receipt::{Giver, Home, Receipt, Share};
 use crate::store::{Backing, Meta, Pending, Store, StoreError};
 use crate::sys::path::FileSystem;
 
@@ -276,6 +276,7 @@ impl Files {
                 let nodes = section.nodes.iter().filter(|_| !both);
                 if bytes > 0 {
                     shares.push(Share {
+                        giver: Giver::Kernel,
                         rung,
                         size,
                         pages: pages(bytes),

@@ -6,7 +6,7 @@ use std::fmt;
 use htlb_core::{Attempt, ByteLen, HugeSize, NodeId, NodeMask, Rung};
 
 use super::machine::Machine;
-use crate::receipt::Refusal;
+use crate::receipt::{Giver, Refusal};
 use crate::sys::process;
 use crate::system::error::boot_name;
 
@@ -63,6 +63,7 @@ impl Why {
 
     pub(super) fn refusal(&self, attempt: &Attempt) -> Refusal {
         Refusal {
+            giver: Giver::Kernel,
             rung: attempt.rung,
             size: attempt.size,
             why: self.words.clone(),

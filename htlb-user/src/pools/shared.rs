@@ -11,7 +11,7 @@ use htlb_core::{
     Supply, Topology,
 };
 
-use super::Retention;
+use super::{Retention, Source};
 use crate::arena::{Arena, Kin};
 use crate::buffer::Live;
 use crate::host::locked;
@@ -24,6 +24,7 @@ use crate::waiters::Waiters;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(super) root: Root,
+    pub(super) device: Source,
     pub(super) birthplace: Birthplace,
     pub(super) topology: Topology,
     pub(super) arenas: Vec<Arc<Arena>>,
@@ -87,6 +88,11 @@ impl Drop for Inside<'_> {
 impl Shared {
     pub(crate) const fn root(&self) -> &Root {
         &self.root
+    }
+
+    /// The device, as far as it is used.
+    pub(crate) const fn device(&self) -> &Source {
+        &self.device
     }
 
     pub(crate) const fn topology(&self) -> &Topology {

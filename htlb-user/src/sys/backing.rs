@@ -16,6 +16,8 @@ pub enum Backing {
     Sole(Memfd),
     /// A file that other processes may have too.
     Shared(OwnedFd, Peers),
+    /// A buffer of `/dev/htlb` that this window alone maps.
+    Device(OwnedFd),
 }
 
 /// Whether the other processes that have a file keep to the rules.
@@ -72,7 +74,7 @@ impl Backing {
         match self {
             Self::Private | Self::SharedAnonymous => None,
             Self::Sole(memfd) => Some(memfd.descriptor()),
-            Self::Shared(file, _) => Some(file.as_fd()),
+            Self::Shared(file, _) | Self::Device(file) => Some(file.as_fd()),
         }
     }
 }

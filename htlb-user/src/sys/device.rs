@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
 use htlb_core::uapi::{self, Record};
+use htlb_core::ByteRange;
 
 use super::address_space::{pointer, reserve_aligned, Probe};
 use super::{base_page_bytes, Failure};
@@ -55,6 +56,19 @@ pub(crate) fn export(fd: BorrowedFd<'_>, record: &mut uapi::Export) -> io::Resul
     }
     // SAFETY: the call succeeded and put a descriptor there: it is new, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(record.fd) })
+}
+
+/// Gives the pages of a range of a buffer back to the module.
+pub(super) fn punch(buffer: BorrowedFd<'_>, range: ByteRange) -> Result<(), Failure> {
+    let mut punch = uapi::Punch {
+        offset: range.start().raw(),
+        len: range.len().raw(),
+        ..uapi::Punch::default()
+    };
+    match exchange(buffer, &mut punch) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::of_io("HTLB_IOC_PUNCH", &error)),
+    }
 }
 
 /// Sends bytes as they are, right or wrong, and puts the answer in their place: for tests. Returns what the call returned.

@@ -19,6 +19,7 @@ use std::{fmt, ptr};
 use htlb_core::{ByteLen, ByteOffset, ByteRange, Error, HugeSize};
 
 use super::address_space::{pointer, reserve_aligned, reserve_at, Probe};
+use super::device;
 use super::lease::{self, Lease};
 use super::memfd;
 use super::path::FileSystem;
@@ -231,6 +232,8 @@ impl Window {
             return Err(Error::RangeBeyondEnd.into());
         }
         match self.descriptor() {
+            // INVARIANT: it was made as long as the window needs.
+            Some(_) if matches!(self.backing, Backing::Device(_)) => Ok(()),
             Some(file) if memfd::len(file)? < len => Ok(memfd::set_len(file, len)?),
             _ => Ok(()),
         }
@@ -307,6 +310,7 @@ impl Window {
         // INVARIANT: with the bits taken nobody holds a slice whose bytes would change.
         lease::take(&self.taken, self.index(start), self.count(len))?;
         let done = match (self.descriptor(), &self.backing) {
+            (Some(file), Backing::Device(_)) => device::punch(file, range),
             (Some(file), _) => memfd::punch(file, range),
             (None, Backing::SharedAnonymous) => self.madvise(start, len, libc::MADV_REMOVE),
             (None, _) => self.madvise(start, len, libc::MADV_DONTNEED),

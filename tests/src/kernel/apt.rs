@@ -127,18 +127,16 @@ impl Apt {
         )?))
     }
 
-    /// The package files that an empty system needs for `packages`: `name` or `name=version`.
+    /// The package files that an empty system needs for `packages`: `name` or `name=version`, or a pattern.
+    ///
+    /// Essential packages are among them only if asked for (`?essential`): by Debian's rule none need depend on them.
     ///
     /// # Errors
     ///
     /// Not on the mirror, or not installable.
     pub fn closure(&self, packages: &[&str]) -> Result<Vec<Deb>> {
-        // Debian's rule: packages need not depend on essential ones.
         let mut install = self.command("apt-get");
-        install
-            .args(["--simulate", "install"])
-            .args(packages)
-            .arg("?essential");
+        install.args(["--simulate", "install"]).args(packages);
         let pinned: Vec<String> = parse_simulation(&answer(&mut install)?);
         self.files(&pinned)
     }

@@ -73,44 +73,85 @@ pub fn unpack(folder: &Path, debs: &[Deb], into: &Path, stage: &Stage<'_>) -> Re
     })
 }
 
-/// Sees to it that the few programs are there that are used outside the toolchain.
+/// What is used outside the toolchain, and the package that has it.
+const HOST_TOOLS: [(&str, &str); 7] = [
+    ("/usr/bin/apt-get", "apt"),
+    ("/usr/bin/dpkg-deb", "dpkg"),
+    ("/usr/bin/tar", "tar"),
+    ("/usr/bin/xz", "xz-utils"),
+    ("/usr/bin/unshare", "util-linux"),
+    ("/usr/bin/setpriv", "util-linux"),
+    (
+        "/usr/share/keyrings/debian-archive-keyring.gpg",
+        "debian-archive-keyring",
+    ),
+];
+
+/// Sees to it that the few programs are there that are used outside the toolchain: as root by installing them.
 ///
 /// # Errors
 ///
 /// Something is missing and could not be installed; the message has the command that does it.
 pub fn require_host_tools() -> Result<()> {
-    const TOOLS: [(&str, &str); 6] = [
-        ("/usr/bin/apt-get", "apt"),
-        ("/usr/bin/dpkg-deb", "dpkg"),
-        ("/usr/bin/xz", "xz-utils"),
-        ("/usr/bin/unshare", "util-linux"),
-        ("/usr/bin/setpriv", "util-linux"),
-        (
-            "/usr/share/keyrings/debian-archive-keyring.gpg",
-            "debian-archive-keyring",
-        ),
-    ];
-    let mut missing: Vec<&str> = TOOLS
-        .iter()
-        .filter(|(path, _)| !Path::new(path).exists())
-        .map(|(_, package)| *package)
-        .collect();
-    missing.dedup();
+    if !cfg!(target_arch = "x86_64") {
+        bail!("this is made from Debian's packages for x86-64, and this machine is another");
+    }
+    let missing = missing_packages(|path| path.exists());
     if missing.contains(&"apt") || missing.contains(&"dpkg") {
-        bail!("kernels are prepared from Debian's packages, and this machine has no apt");
+        bail!("this is made from Debian's packages, and this machine has no apt");
     }
     if missing.is_empty() {
         return Ok(());
     }
-    let install = format!(
-        "apt-get install --yes --no-install-recommends {}",
-        missing.join(" ")
-    );
+    let install = install_command(&missing);
     if !rustix::process::geteuid().is_root() {
         bail!("these packages are missing; run: sudo {install}");
     }
     eprintln!("{install}");
     answer(Command::new("apt-get").args(["update", "--quiet"]))?;
-    answer(Command::new("sh").args(["-c", &format!("DEBIAN_FRONTEND=noninteractive {install}")]))
-        .map(drop)
+    answer(
+        Command::new("sh")
+            .args(["-c", &install])
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
+    .with_context(|| format!("these packages are missing, and could not be installed: {install}"))
+    .map(drop)
+}
+
+/// The packages of the tools that are not there, each once.
+fn missing_packages(is_there: impl Fn(&Path) -> bool) -> Vec<&'static str> {
+    let mut missing: Vec<&str> = HOST_TOOLS
+        .iter()
+        .filter(|(path, _)| !is_there(Path::new(path)))
+        .map(|(_, package)| *package)
+        .collect();
+    missing.dedup();
+    missing
+}
+
+fn install_command(packages: &[&str]) -> String {
+    format!(
+        "apt-get install --yes --no-install-recommends {}",
+        packages.join(" ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_command_installs_what_is_missing_and_nothing_else() {
+        assert_eq!(missing_packages(|_| true), Vec::<&str>::new());
+        let missing = missing_packages(|path| {
+            !["xz", "unshare", "setpriv"]
+                .iter()
+                .any(|gone| path.ends_with(gone))
+        });
+        assert_eq!(
+            install_command(&missing),
+            "apt-get install --yes --no-install-recommends xz-utils util-linux"
+        );
+        assert_eq!(missing_packages(|_| false).first(), Some(&"apt"));
+    }
 }

@@ -84,6 +84,27 @@ impl Cache {
         }
     }
 
+    /// The complete entries of that name, whatever they were made from, the newest last.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be read.
+    pub fn complete_entries(&self, name: &str) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let file = entry.file_name().to_string_lossy().into_owned();
+            let hash = file
+                .strip_prefix(name)
+                .and_then(|rest| rest.strip_prefix('-'));
+            if hash.is_some_and(|hash| !hash.contains('.')) {
+                found.push((entry.metadata()?.modified()?, entry.path()));
+            }
+        }
+        found.sort();
+        Ok(found.into_iter().map(|(_, path)| path).collect())
+    }
+
     /// Removes every entry but `keep`, and every downloaded package whose file is not in `packages`.
     ///
     /// # Errors
@@ -239,6 +260,8 @@ mod tests {
             bail!("interrupted")
         });
         assert!(failed.is_err() && !entry.is_complete());
+        let complete = || cache.complete_entries("source").expect("a readable folder");
+        assert!(complete().is_empty());
 
         let resumed = cache.entry("source", ["x"]);
         resumed
@@ -256,6 +279,7 @@ mod tests {
         assert!(
             entry.is_complete() && entry.path.join("whole").exists() && !entry.partial().exists()
         );
+        assert_eq!(complete(), std::slice::from_ref(&entry.path));
         entry
             .complete(Leftover::Discard, |_| bail!("made twice"))
             .expect("nothing to do");

@@ -21,6 +21,7 @@ pub mod debug;
 pub mod module;
 pub mod packages;
 pub mod progress;
+pub mod selftest;
 pub mod source;
 pub mod stock;
 pub mod toolchain;
@@ -28,6 +29,7 @@ pub mod toolchain;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
@@ -44,6 +46,16 @@ pub enum Route {
     Stock,
     /// A small kernel with KASAN, lockdep, kmemleak and fault injection.
     Debug,
+}
+
+impl Route {
+    /// How long its preparation may take where nothing is cached yet, on two processors and an ordinary network.
+    pub const fn budget(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Stock => 5 * 60,
+            Self::Debug => 13 * 60,
+        })
+    }
 }
 
 impl fmt::Display for Route {
@@ -150,7 +162,7 @@ pub fn prepare_with(route: Route, freshness: Freshness) -> Result<Prepared> {
         Route::Debug => debug::prepare(&cache, &plan, toolchain, source, &progress),
     }
     .with_context(|| format!("preparing the {route} kernel {}", plan.kernel.version))?;
-    progress.finish();
+    progress.finish(route.budget());
     Ok(prepared)
 }
 
@@ -202,6 +214,8 @@ enum Action {
         /// The folder with the Kbuild file.
         folder: PathBuf,
     },
+    /// Build the module by its own Makefile, from a tree staged for dkms, as on a machine without this repository.
+    Selftest,
     /// Remove what earlier preparations left in the cache and the present ones do not use.
     Prune,
 }
@@ -234,6 +248,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
                 println!("{}", object.display());
             }
         }
+        Action::Selftest => selftest::run()?,
         Action::Prune => {
             let cache = Cache::open()?;
             let _lock = cache.lock()?;

@@ -148,7 +148,7 @@ fn goal(folder: &Path, output: &Path) -> [String; 4] {
 /// # Errors
 ///
 /// No registry, or a crate that `Cargo.lock` does not have.
-fn vendor() -> Result<PathBuf> {
+pub(super) fn vendor() -> Result<PathBuf> {
     let folder = workspace().join("target/kmod/crates");
     answer(
         Command::new("sh")

@@ -21,6 +21,8 @@ const OLDEST_KERNEL: &str = "7.2";
 
 /// What the toolchain is made of, before dependencies.
 const TOOLCHAIN: &[&str] = &[
+    // What a shell script takes for granted.
+    "?essential",
     // The compilers of Debian's kernel, and clang: KASAN and Rust together need it.
     "gcc-14",
     "gcc-14-for-host",

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// The stages of one preparation.
 #[derive(Debug)]
@@ -15,6 +15,14 @@ pub struct Progress {
     lines: MultiProgress,
     started: Instant,
     finished: Mutex<Vec<(String, Duration)>>,
+    audience: Audience,
+}
+
+/// Who is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Audience {
+    Someone,
+    Nobody,
 }
 
 /// A stage that runs; ends when dropped.
@@ -33,6 +41,16 @@ impl Progress {
             lines: MultiProgress::new(),
             started: Instant::now(),
             finished: Mutex::default(),
+            audience: Audience::Someone,
+        }
+    }
+
+    /// Starts the clock, and shows nothing: for work that is part of something with a display of its own.
+    pub fn unseen(name: String) -> Self {
+        Self {
+            lines: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
+            audience: Audience::Nobody,
+            ..Self::new(name)
         }
     }
 
@@ -55,8 +73,8 @@ impl Progress {
         }
     }
 
-    /// Prints the total time, unless everything was there already.
-    pub fn finish(&self) {
+    /// Prints the total time and how long it may take from nothing, unless everything was there already.
+    pub fn finish(&self, budget: Duration) {
         let stages = self
             .finished
             .lock()
@@ -64,14 +82,18 @@ impl Progress {
             .unwrap_or_default();
         if stages > 0 {
             self.print(&format!(
-                "{:>7.1} s  {}, in all",
+                "{:>7.1} s  {}, in all (budget {} s)",
                 self.started.elapsed().as_secs_f64(),
-                self.name
+                self.name,
+                budget.as_secs()
             ));
         }
     }
 
     fn print(&self, text: &str) {
+        if self.audience == Audience::Nobody {
+            return;
+        }
         if self.lines.is_hidden() || self.lines.println(text).is_err() {
             eprintln!("{text}");
         }

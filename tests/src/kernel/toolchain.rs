@@ -10,7 +10,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::archive;
 use super::cache::{Cache, Entry, Leftover};
@@ -84,7 +84,13 @@ pub fn prepare(cache: &Cache, plan: &Plan, progress: &Progress) -> Result<Toolch
         let toolchain = Toolchain {
             root: root.to_owned(),
         };
-        answer(&mut toolchain.enter(&[], ["/usr/sbin/ldconfig"])).map(drop)
+        answer(&mut toolchain.enter(&[], ["/usr/sbin/ldconfig"]))
+            .map(drop)
+            .context(
+                "the toolchain is entered in namespaces of its own; if they are forbidden here, run as root, or: \
+                 sudo sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000 \
+                 kernel.apparmor_restrict_unprivileged_userns=0 (those that this machine has)",
+            )
     })?;
     Ok(Toolchain { root })
 }

@@ -66,7 +66,8 @@ Examples:
   htlb load model.gguf                        as `model.gguf`
   htlb load model.gguf --page-size 2M --strict   2 MiB pages, or exit code 4
   zstd -dc dump.zst | htlb load - --name dump    from a pipe
-  htlb load frames.raw --node 1 --dma-mask 32    for a device on node 1 that drives 32 address bits")]
+  htlb load frames.raw --node 1 --dma-mask 32    for a device on node 1 that drives 32 address bits
+  htlb load frames.raw --device -- PROGRAM   into a buffer of the kernel module")]
 pub(crate) struct Load {
     /// The file, a block device, or `-` for standard input
     #[arg(value_hint = ValueHint::FilePath)]
@@ -92,6 +93,14 @@ pub(crate) struct Load {
     /// Read the file again and compare before anybody sees the buffer: exit code 6 if they differ
     #[arg(long)]
     pub(crate) verify: bool,
+    /// Into a buffer of the kernel module (/dev/htlb), for the program after `--`: such a buffer has no name, and ends with the last
+    /// process that has it open
+    #[arg(long, requires = "program")]
+    pub(crate) device: bool,
+    /// With --device, the program that takes the place of htlb, and its arguments. It finds the buffer as $HTLB_FD, to be mapped, and
+    /// the length of the content as $HTLB_LEN; what htlb has to say goes to standard error
+    #[arg(last = true, requires = "device", value_hint = ValueHint::CommandWithArguments)]
+    pub(crate) program: Vec<OsString>,
     /// Print one JSON object; see `htlb help json`
     #[arg(long)]
     pub(crate) json: bool,
@@ -129,7 +138,7 @@ pub(crate) struct Rm {
     pub(crate) json: bool,
 }
 
-/// Show the pools, transparent huge pages, and the limits that apply here
+/// Show the pools, those of the kernel module, transparent huge pages, and the limits that apply here
 ///
 /// A page is available if it is free and not reserved, or if the pool may still grow by it (overcommit).
 #[derive(Debug, Parser)]
@@ -139,7 +148,7 @@ pub(crate) struct Info {
     pub(crate) json: bool,
 }
 
-/// Resize the pool of one page size (root)
+/// Resize the pool of one page size, the system's or the kernel module's (root)
 ///
 /// The kernel does what it can and always reports success; here the pool is read back. If it fell short: by how much, where, the
 /// likely cause, and exit code 4.
@@ -148,7 +157,8 @@ pub(crate) struct Info {
 Examples:
   sudo htlb pool 2M 512            512 pages of 2 MiB, over all nodes
   sudo htlb pool 1G 4 --node 1     4 pages of 1 GiB on node 1
-  sudo htlb pool 2M 0              give the pages back")]
+  sudo htlb pool 2M 0              give the pages back
+  sudo htlb pool 2M 64 --device    64 pages of 2 MiB in the kernel module's pool")]
 pub(crate) struct Pool {
     /// The page size: 2M, 1G
     #[arg(value_name = "SIZE", value_parser = size::huge_size)]
@@ -159,6 +169,9 @@ pub(crate) struct Pool {
     /// On this NUMA node only
     #[arg(long, value_name = "N", value_parser = size::node)]
     pub(crate) node: Option<NodeId>,
+    /// The pool of the kernel module (/dev/htlb), not the system's
+    #[arg(long)]
+    pub(crate) device: bool,
     /// Print one JSON object; see `htlb help json`
     #[arg(long)]
     pub(crate) json: bool,

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use htlb_core::Error;
+use htlb_user::device::DeviceError;
 use htlb_user::load::LoadError;
 use htlb_user::named::NamedError;
 use htlb_user::store::StoreError;
@@ -141,6 +142,34 @@ impl From<NamedError> for Failure {
             }
             NamedError::Request(_) => Code::Usage,
             NamedError::Cancelled => Code::Interrupted,
+            _ => Code::Failed,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<htlb_user::Error> for Failure {
+    fn from(error: htlb_user::Error) -> Self {
+        let code = match error.cause() {
+            Error::NoRoom
+            | Error::OutOfPages
+            | Error::OutOfReach
+            | Error::NoContiguousRun
+            | Error::AccountLimit
+            | Error::OvercommitLimit
+            | Error::PageSizeUnsupported => Code::Shortage,
+            Error::NodeMaskOffline | Error::DmaMaskTooNarrow => Code::Usage,
+            _ => Code::Failed,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<DeviceError> for Failure {
+    fn from(error: DeviceError) -> Self {
+        let code = match error.cause() {
+            Some(Error::NoRoom | Error::AccountLimit) => Code::Shortage,
+            Some(Error::PageSizeUnsupported) => Code::NotFound,
             _ => Code::Failed,
         };
         Self::new(code, error)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! `htlb info`: what there is, what is allowed, and what is in the way.
 
+mod device;
 mod facts;
 mod words;
 
@@ -87,6 +88,7 @@ fn object(facts: &Facts) -> Value {
                 "page_bytes": size.bytes(), "folder": folder.as_ref().ok(),
             })).collect::<Vec<_>>(),
         },
+        "device": facts.device.as_ref().map(device::object),
         "problems": facts.problems,
     })
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! `htlb load`: the main job.
 
+mod device;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -48,6 +50,9 @@ pub(crate) fn run(args: &Load) -> Result<(), Failure> {
             ),
         ));
     }
+    if args.device {
+        return device::run(args, name, &source);
+    }
     let machine = Machine::host();
     let store = machine.store()?;
     // Opening a named pipe may wait for long, and nothing is to be cleaned up before.
@@ -79,16 +84,20 @@ pub(crate) fn run(args: &Load) -> Result<(), Failure> {
             "bytes": published.record.len,
             "parts": parts(&published.record),
             "receipt": published.receipt,
-            "load": {
-                "seconds": report.elapsed.as_secs_f64(),
-                "direct_bytes": report.direct_bytes,
-                "buffered_bytes": report.buffered_bytes,
-                "requests": report.requests,
-                "in_flight_max": report.in_flight_max,
-            },
+            "load": figures(&report),
             "verified": args.verify,
         })),
     }
+}
+
+fn figures(report: &Report) -> serde_json::Value {
+    json!({
+        "seconds": report.elapsed.as_secs_f64(),
+        "direct_bytes": report.direct_bytes,
+        "buffered_bytes": report.buffered_bytes,
+        "requests": report.requests,
+        "in_flight_max": report.in_flight_max,
+    })
 }
 
 fn name(args: &Load) -> Result<&str, Failure> {

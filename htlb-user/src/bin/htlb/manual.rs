@@ -55,10 +55,12 @@ that is not known is null.
 load   name, source, bytes, verified;
        parts: [{path, kind, page_bytes, offset, bytes}], the files in the order of the content;
        receipt: {asked_bytes, populated_bytes, reserved_bytes, seconds, home, advice,
-         shares: [{rung, page_bytes, pages, nodes: [{node, pages}]}], what was got,
-         refusals: [{rung, page_bytes, why}], what was not};
-         rung is system (the hugetlb pool), transparent or base; advice is a command;
+         shares: [{giver, rung, page_bytes, pages, nodes: [{node, pages}]}], what was got,
+         refusals: [{giver, rung, page_bytes, why}], what was not};
+         giver is kernel, or device for the module's /dev/htlb; rung is pool (the module's), system
+         (the hugetlb pool, or pages that the module got), transparent or base; advice is a command;
        load: {seconds, direct_bytes, buffered_bytes, requests, in_flight_max}
+       With --device the same on standard error; parts has one of kind device, without a path
 ls     buffers: [{name, bytes, parts, pages, source, created_ns, pid, error}];
          one that cannot be used has only name and error;
        reaped: {loads, files, bytes}, what dead loads had left
@@ -73,9 +75,14 @@ info   pools: [{page_bytes, default, total, free, reserved, surplus, overcommit,
          charge is free, checked, counted or refused;
        mounts: [{path, page_bytes, limit, writable, reason}];
        names: {index, shared_memory, hugetlb: [{page_bytes, folder}]};
+       device: {path, version, problem,
+         pools: [{page_bytes, total, free, reserved, surplus, overcommit, available, limbo,
+           donated, nodes: [{node, total, free, surplus}]}],
+         limits: [{page_bytes, max, used}]}, in bytes, of this user; null without the module;
        problems: [text], what could not be read
 pool   page_bytes, node, asked, before, after, shortfall, nodes: [{node, before, after}],
-       cause: {kind, message}; kind is memory, fragmentation, gigantic, in-use or unknown
+       cause: {kind, message}; kind is memory, fragmentation, gigantic, in-use or unknown;
+       device, whether it is the module's pool: then nodes is empty and cause null
 
 bench  one number for each figure, null where it was not measured; reserve_vs_linux_ranges;
        missed: [figure] whose target was not met; not_measured: {figure: why}

@@ -34,14 +34,28 @@ pub(crate) fn text(text: &str) -> Result<(), Failure> {
     enough(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
 }
 
+/// Writes all of `text` to standard error, where standard output is another's.
+pub(crate) fn notice(text: &str) -> Result<(), Failure> {
+    enough(io::stderr().lock().write_all(text.as_bytes()))
+}
+
 /// Writes one object on one line, with the schema's version in front.
 pub(crate) fn json(fields: Value) -> Result<(), Failure> {
+    text(&line(fields))
+}
+
+/// The same, to standard error.
+pub(crate) fn json_notice(fields: Value) -> Result<(), Failure> {
+    notice(&line(fields))
+}
+
+fn line(fields: Value) -> String {
     let mut object = serde_json::Map::new();
     object.insert("schema".to_owned(), SCHEMA.into());
     if let Value::Object(fields) = fields {
         object.extend(fields);
     }
-    text(&format!("{}\n", Value::Object(object)))
+    format!("{}\n", Value::Object(object))
 }
 
 /// A closed reader is no error.

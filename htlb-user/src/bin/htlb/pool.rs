@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! `htlb pool`: how many huge pages the system keeps.
 
+mod device;
+
 use htlb_core::PageCount;
 use htlb_user::system::resize::{resize, Cause, ResizeReport};
 use htlb_user::system::Root;
@@ -11,6 +13,9 @@ use crate::exit::{Code, Failure};
 use crate::output::{self, Format};
 
 pub(crate) fn run(args: &Pool) -> Result<(), Failure> {
+    if args.device {
+        return device::run(args);
+    }
     let report = resize(
         &Root::host(),
         args.size,
@@ -36,6 +41,7 @@ fn object(report: &ResizeReport) -> Value {
         })
         .collect();
     json!({
+        "device": false,
         "page_bytes": report.size.bytes(),
         "node": report.node.map(|node| node.raw()),
         "asked": report.asked.raw(),

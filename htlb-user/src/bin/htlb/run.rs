@@ -47,14 +47,16 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
             .env("HTLB_OFFSET", "0");
     }
     // The descriptors stay open in the program, since it takes the place of this process.
+    Err(replace(command))
+}
+
+/// Puts a program in the place of this one; comes back only where that is not possible.
+pub(crate) fn replace(mut command: Command) -> Failure {
     let error = command.exec();
     let code = match error.kind() {
         io::ErrorKind::NotFound => Code::NoProgram,
         _ => Code::CannotStart,
     };
-    let program = program.to_string_lossy();
-    Err(Failure::new(
-        code,
-        format!("cannot start {program}: {error}"),
-    ))
+    let program = command.get_program().to_string_lossy();
+    Failure::new(code, format!("cannot start {program}: {error}"))
 }

@@ -129,6 +129,7 @@ impl Process {
             reach: Reach::ANY,
             nodes: NodePolicy::Default,
             supply: Supply::Persistent,
+            device: None,
         };
         let arena = self.pools.shared().arena(Kin::Transparent, MIB2);
         arena.unwrap().adopt(fresh, |_| ())

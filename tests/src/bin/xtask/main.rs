@@ -7,7 +7,6 @@
 
 mod child;
 mod counts;
-mod debian;
 mod features;
 mod freestanding;
 mod fuzz;
@@ -51,7 +50,7 @@ enum Command {
     },
     /// Build the core with the oldest supported compiler
     ///
-    /// The compiler is Debian's package, unpacked below $XDG_CACHE_HOME/htlb; nothing is installed.
+    /// The compiler is Debian's package, unpacked below $XDG_CACHE_HOME/htlb/kernel; nothing is installed.
     Msrv,
     /// Prepare Debian's kernel and a debug kernel, and build modules against them
     ///

@@ -5,11 +5,13 @@
 //! package is unpacked with everything below it, and its own dynamic linker starts it.
 
 use crate::child::Log;
-use crate::debian::{self, Release};
 use crate::features::{build_one, flavours};
 use crate::runner::{Context, Report};
 use crate::steps::BUILD_LIMIT;
-use std::env;
+use htlb_tests::kernel::apt::{Apt, RELEASE};
+use htlb_tests::kernel::archive;
+use htlb_tests::kernel::cache::{Cache, Leftover};
+use htlb_tests::kernel::progress::Progress;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -17,15 +19,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// The release that ships the oldest supported compiler.
-const SUITE: &str = "trixie";
-/// Where a complete toolchain says so.
-const COMPLETE: &str = "complete";
+/// What its folders in the cache are called.
+const ENTRY: &str = "msrv";
 
 /// Builds the core with it in every flavour, then checks the rest of the workspace.
 pub(crate) fn build(context: &mut Context) -> io::Result<Report> {
-    if let Some(why) = debian::obstacle() {
-        return Ok(Report::skipped("msrv", why));
+    if let Err(why) = archive::require_host_tools() {
+        return Ok(Report::skipped("msrv", &format!("{why:#}")));
     }
     let mut report = Report::default();
     let rustc = compiler(&mut context.log)?;
@@ -37,7 +37,7 @@ pub(crate) fn build(context: &mut Context) -> io::Result<Report> {
     let wanted = context.workspace.rust_version("htlb-core")?;
     if !version.starts_with(&format!("rustc {wanted}.")) {
         return Err(io::Error::other(format!(
-            "Debian {SUITE} has {version}, the manifest says {wanted}"
+            "Debian {RELEASE} has {version}, the manifest says {wanted}"
         )));
     }
     report.remarks.push(version.to_owned());
@@ -65,35 +65,36 @@ pub(crate) fn build(context: &mut Context) -> io::Result<Report> {
 
 /// The compiler's wrapper: unpacked before, or fetched now; the last one fetched if there is no network.
 fn compiler(log: &mut Log) -> io::Result<PathBuf> {
-    let cache = cache()?;
-    fs::create_dir_all(&cache)?;
-    match fetch(&cache, log) {
-        Ok(toolchain) => Ok(toolchain),
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
+    let cache = Cache::open().map_err(io::Error::other)?;
+    let toolchain = match fetch(&cache) {
+        Ok(toolchain) => toolchain,
         Err(error) => {
-            let last = newest_complete(&cache)?.ok_or(error)?;
-            log.note("the package lists cannot be fetched; using what is here")?;
-            Ok(last)
+            let mut kept = cache.complete_entries(ENTRY).map_err(io::Error::other)?;
+            let error = io::Error::other(format!("{error:#}"));
+            log.note(&format!("using what is here: {error}"))?;
+            kept.pop().ok_or(error)?
         }
-    }
+    };
+    wrapper(&toolchain)
 }
 
-fn fetch(cache: &Path, log: &mut Log) -> io::Result<PathBuf> {
-    let release = Release::update(SUITE, cache.join(format!("apt-{SUITE}")), log)?;
-    let mut packages = release.closure("libstd-rust-dev", log)?;
-    packages.extend(release.single("rustc", log)?);
-    let toolchain = cache.join(format!("msrv-{:016x}", fnv1a(&packages.join("\n"))));
-    if !toolchain.join(COMPLETE).exists() {
-        let partial = cache.join("msrv-partial");
-        match fs::remove_dir_all(&partial) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        release.unpack("libstd-rust-dev", "rustc", &partial, log)?;
-        fs::write(partial.join(COMPLETE), packages.join("\n"))?;
-        fs::rename(&partial, &toolchain)?;
-    }
-    wrapper(&toolchain)
+/// Unpacks the compiler, and below its libraries all that those depend on; it links nothing, so no linker.
+fn fetch(cache: &Cache) -> anyhow::Result<PathBuf> {
+    let _lock = cache.lock()?;
+    let apt = Apt::configure(cache)?;
+    apt.update()?;
+    let mut debs = apt.closure(&["libstd-rust-dev"])?;
+    let with_linker = apt.closure(&["rustc"])?;
+    debs.extend(with_linker.into_iter().filter(|deb| deb.package == "rustc"));
+    let inputs = debs.iter().flat_map(|deb| [&deb.file, &deb.hash]);
+    let progress = Progress::unseen(ENTRY.to_owned());
+    cache
+        .entry(ENTRY, inputs)
+        .complete(Leftover::Discard, |folder| {
+            let stage = progress.stage(ENTRY);
+            let packages = archive::download(cache, &debs, &stage)?;
+            archive::unpack(&packages, &debs, folder, &stage)
+        })
 }
 
 /// A script that starts the compiler with its own dynamic linker and libraries.
@@ -124,55 +125,4 @@ fn wrapper(toolchain: &Path) -> io::Result<PathBuf> {
     fs::write(&path, script)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     Ok(path)
-}
-
-fn newest_complete(cache: &Path) -> io::Result<Option<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(cache)? {
-        let marker = entry?.path().join(COMPLETE);
-        if let Ok(marked) = fs::metadata(&marker) {
-            found.push((marked.modified()?, marker.with_file_name("rustc")));
-        }
-    }
-    Ok(found.into_iter().max().map(|(_, rustc)| rustc))
-}
-
-/// `$XDG_CACHE_HOME/htlb`, or `~/.cache/htlb`.
-fn cache() -> io::Result<PathBuf> {
-    let set = |name| env::var_os(name).filter(|value| !value.is_empty());
-    set("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache")))
-        .map(|cache| cache.join("htlb"))
-        .ok_or_else(|| io::Error::other("neither XDG_CACHE_HOME nor HOME is set"))
-}
-
-/// A hash that stays the same from one compiler to the next, unlike the standard library's.
-fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hash_is_the_published_one() {
-        assert_eq!(fnv1a(""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(fnv1a("a"), 0xaf63_dc4c_8601_ec8c);
-        assert_eq!(fnv1a("foobar"), 0x8594_4171_f739_67e8);
-    }
-
-    #[test]
-    fn only_complete_toolchains_are_found() {
-        let cache = env::temp_dir().join(format!("htlb-msrv-{}", std::process::id()));
-        fs::create_dir_all(cache.join("msrv-1")).unwrap();
-        assert_eq!(newest_complete(&cache).unwrap(), None);
-        fs::write(cache.join("msrv-1").join(COMPLETE), "").unwrap();
-        let found = newest_complete(&cache).unwrap();
-        fs::remove_dir_all(&cache).unwrap();
-        assert_eq!(found, Some(cache.join("msrv-1/rustc")));
-    }
 }

@@ -16,6 +16,8 @@ use htlb_user::system::thp::{self, Thp};
 use htlb_user::system::topology::{self, Node};
 use htlb_user::system::{Error, Root};
 
+use super::device::Module;
+
 pub(super) struct Facts {
     pub(super) pools: Vec<Pool>,
     pub(super) default_size: Option<HugeSize>,
@@ -29,6 +31,8 @@ pub(super) struct Facts {
     /// With what keeps this process from making files there.
     pub(super) mounts: Vec<(HugetlbMount, Result<(), String>)>,
     pub(super) names: Names,
+    /// The module's, where its device is there.
+    pub(super) device: Option<Module>,
     /// What could not be read or understood.
     pub(super) problems: Vec<String>,
 }
@@ -91,6 +95,7 @@ impl Facts {
             memlock,
             mounts,
             names,
+            device: Module::read(),
             problems,
         }
     }

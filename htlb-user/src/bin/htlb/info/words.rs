@@ -17,6 +17,9 @@ pub(super) fn words(facts: &Facts) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail, here and below.
     let _ = pools(&mut text, facts);
+    if let Some(module) = &facts.device {
+        let _ = super::device::words(&mut text, module);
+    }
     let _ = memory(&mut text, facts);
     let _ = limits(&mut text, facts);
     let _ = places(&mut text, facts);
