@@ -17,6 +17,7 @@
 #include <linux/huge_mm.h>
 #include <linux/iommu-dma.h>
 #include <linux/mm.h>
+#include <linux/mman.h>
 #include <linux/module.h>
 #include <linux/page_ref.h>
 #include <linux/pagemap.h>
@@ -26,6 +27,7 @@
 #include <linux/swiotlb.h>
 #include <linux/vmalloc.h>
 #include <linux/wait_bit.h>
+#include <linux/workqueue.h>
 
 #include "htlb_c.h"
 #include "include/linux/htlb.h"
@@ -273,13 +275,17 @@ unsigned long htlb_c_unmapped_area(struct file *file, unsigned long len, unsigne
 {
 	unsigned long padded, at, offset;
 
+	/* Address 0 is no hint, but it can be a demand. */
+	if (flags & MAP_FIXED)
+		return mm_get_unmapped_area(file, 0, len, pgoff, flags);
 	/* As mm/huge_memory.c: __thp_get_unmapped_area, for any alignment: address and offset agree modulo it. */
 	if (check_add_overflow(len, align, &padded) || pgoff > (ULONG_MAX >> PAGE_SHIFT))
 		return -ENOMEM;
 	offset = (pgoff << PAGE_SHIFT) & (align - 1);
 	at = mm_get_unmapped_area(file, 0, padded, 0, flags);
+	/* Where there is no room for the padding there may be for the area. */
 	if (IS_ERR_VALUE(at))
-		return at;
+		return mm_get_unmapped_area(file, 0, len, pgoff, flags);
 	return at + ((offset - at) & (align - 1));
 }
 
@@ -456,6 +462,36 @@ void *htlb_c_vmap(u64 *frames, u32 pages)
 void htlb_c_vunmap(void *address)
 {
 	vunmap(address);
+}
+
+/* ---- limbo ------------------------------------------------------------ */
+
+/* Often enough that nobody waits for a page that is free, seldom enough that one that is held for long costs nothing. */
+#define HTLB_LIMBO_INTERVAL (HZ / 4)
+
+static void htlb_c_limbo_look(struct work_struct *work);
+static DECLARE_DELAYED_WORK(htlb_c_limbo_work, htlb_c_limbo_look);
+
+static void htlb_c_limbo_look(struct work_struct *work)
+{
+	if (htlb_rs_limbo_retry())
+		queue_delayed_work(system_dfl_wq, &htlb_c_limbo_work, HTLB_LIMBO_INTERVAL);
+}
+
+void htlb_c_limbo_enter(void)
+{
+	__module_get(THIS_MODULE);
+	queue_delayed_work(system_dfl_wq, &htlb_c_limbo_work, HTLB_LIMBO_INTERVAL);
+}
+
+void htlb_c_limbo_leave(void)
+{
+	module_put(THIS_MODULE);
+}
+
+void htlb_c_limbo_stop(void)
+{
+	cancel_delayed_work_sync(&htlb_c_limbo_work);
 }
 
 /* ---- the machine ------------------------------------------------------ */

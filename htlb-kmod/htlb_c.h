@@ -74,6 +74,14 @@ void htlb_c_sg_sync_for_device(struct device *dev, struct sg_table *table, u32 d
 void *htlb_c_vmap(u64 *frames, u32 pages);
 void htlb_c_vunmap(void *address);
 
+/* One page more, or less, that somebody holds: each keeps the module, and is looked at again. */
+void htlb_c_limbo_enter(void);
+void htlb_c_limbo_leave(void);
+/* Returns when nobody looks any more; nothing is in limbo. */
+void htlb_c_limbo_stop(void);
+/* The Rust side's: puts back what nobody holds any more, and says whether something is left. */
+bool htlb_rs_limbo_retry(void);
+
 u64 htlb_c_memory_nodes(void);
 int htlb_c_local_node(void);
 u64 htlb_c_total_pages(void);

@@ -39,6 +39,7 @@ use kernel::miscdevice::{MiscDeviceOptions, MiscDeviceRegistration};
 use kernel::prelude::*;
 
 use ffi::device::Client;
+use ffi::limbo::Watch;
 use ffi::published::Published;
 use machine::Machine;
 
@@ -75,6 +76,7 @@ struct Htlb {
     device: MiscDeviceRegistration<Client>,
     #[pin]
     files: debugfs::Files,
+    watch: Watch,
     published: Published,
 }
 
@@ -86,6 +88,7 @@ impl kernel::InPlaceModule for Htlb {
             let published = Published::new(machine.clone());
             Ok(try_pin_init!(Self {
                 files <- debugfs::Files::new(machine),
+                watch: Watch::new(),
                 published,
                 device <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"htlb" }),
             }? Error))

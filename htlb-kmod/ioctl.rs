@@ -225,6 +225,7 @@ fn stats(client: &Client, record: &mut Stats) -> Result {
     let size = size(record.page_bytes)?;
     let machine = client.machine();
     let lock = machine.stock(size).ok_or_else(|| errno(Reason::PageSizeUnsupported))?;
+    machine.look_into_limbo();
     let bytes = |pages: PageCount| pages.raw().saturating_mul(size.bytes());
     let everywhere = record.node == NODE_ANY;
     let mask = nodes(record.node)?;

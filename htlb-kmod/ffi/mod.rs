@@ -9,6 +9,7 @@ pub(crate) mod dmabuf;
 pub(crate) mod exports;
 pub(crate) mod fault;
 pub(crate) mod file;
+pub(crate) mod limbo;
 pub(crate) mod module;
 pub(crate) mod page;
 pub(crate) mod published;
