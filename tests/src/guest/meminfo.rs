@@ -123,6 +123,19 @@ impl Memory {
     }
 }
 
+/// Bytes that are free on a node.
+///
+/// # Errors
+/// There is no such node.
+pub fn node_free(node: u32) -> Result<u64> {
+    let file = format!("/sys/devices/system/node/node{node}/meminfo");
+    let text = fs::read_to_string(&file).with_context(|| format!("reading {file}"))?;
+    let line = text.lines().find(|line| line.contains("MemFree:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(3)?.parse::<u64>().ok());
+    kib.and_then(|kib| kib.checked_mul(1024))
+        .with_context(|| format!("{file} has no MemFree"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -35,9 +35,11 @@
 //! A complaint in the kernel's log fails the run, wherever it comes from: the log has a line for the start of each case, so that it
 //! can be told whose it is. What a case provokes on purpose, it announces by [`expect_in_log`].
 
+mod conformance;
 mod machine;
 pub mod meminfo;
 pub mod module;
+pub mod probe;
 pub mod rest;
 mod run;
 
@@ -53,7 +55,7 @@ use clap::{Parser, Subcommand};
 pub use module::Module;
 
 /// Every group, in the order in which they run.
-pub const GROUPS: &[&Group] = &[&machine::GROUP];
+pub const GROUPS: &[&Group] = &[&machine::GROUP, &conformance::GROUP];
 
 /// What a case does.
 pub type Body = fn() -> Result<()>;
