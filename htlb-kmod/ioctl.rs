@@ -215,6 +215,15 @@ fn size(page_bytes: u64) -> Result<HugeSize> {
     HugeSize::from_bytes(page_bytes).map_err(errno)
 }
 
+/// So many pages of that size, which the bytes must fill. By a mask and a shift: objtool does not know how a division by zero ends.
+fn pages(size: HugeSize, bytes: u64) -> Result<PageCount> {
+    if bytes & (size.bytes() - 1) == 0 {
+        Ok(PageCount::new(bytes >> size.shift()))
+    } else {
+        Err(errno(Reason::RangeUnaligned))
+    }
+}
+
 fn stats(client: &Client, record: &mut Stats) -> Result {
     no_flags(record.flags)?;
     if record.spare != 0 {
@@ -258,10 +267,7 @@ fn resize(client: &Client, record: &mut Resize) -> Result {
     let size = size(record.page_bytes)?;
     let machine = client.machine();
     let lock = machine.stock(size).ok_or_else(|| errno(Reason::PageSizeUnsupported))?;
-    if record.target % size.bytes() != 0 {
-        return Err(errno(Reason::RangeUnaligned));
-    }
-    let target = PageCount::new(record.target / size.bytes());
+    let target = pages(size, record.target)?;
     let nodes = nodes(record.node)?;
     let reached = if flags.contains(ResizeFlags::OVERCOMMIT) {
         lock.with(|stock| stock.ledger_mut().set_overcommit(target));
@@ -283,21 +289,14 @@ fn limit(client: &Client, record: &mut Limit) -> Result {
         return Err(errno(Reason::RecordFlags));
     }
     let size = size(record.page_bytes)?;
-    let pages = |bytes: u64| {
-        if bytes % size.bytes() == 0 {
-            Ok(PageCount::new(bytes >> size.shift()))
-        } else {
-            Err(errno(Reason::RangeUnaligned))
-        }
-    };
     let machine = client.machine();
     // Whom the number means is the caller's user namespace's business, and the privilege the initial one's.
     if of_user && !system::is_admin() {
         return Err(EPERM);
     }
     if !flags.contains(LimitFlags::QUERY) {
-        let max = if record.max == NO_LIMIT { None } else { Some(pages(record.max)?) };
-        let min = pages(record.min)?;
+        let max = if record.max == NO_LIMIT { None } else { Some(pages(size, record.max)?) };
+        let min = pages(size, record.min)?;
         if of_user {
             machine.limit_user(record.uid, size, max)?;
         } else {
