@@ -15,6 +15,7 @@ use htlb_core::{
 use kernel::prelude::*;
 use kernel::uaccess::{UserPtr, UserSlice};
 
+use crate::accounts::By;
 use crate::buffer::{DmaBuffer, Populate};
 use crate::error::errno;
 use crate::ffi::device::Client;
@@ -24,6 +25,8 @@ use crate::ffi::system;
 
 /// The longest record that is looked at; a tail beyond what this version knows must be zero anyway.
 const LONGEST: usize = kernel::page::PAGE_SIZE;
+/// No record is longer than this.
+const ROOM: usize = 128;
 
 /// An ioctl on the device.
 pub(crate) fn on_device(client: &Client, number: u32, argument: usize) -> Result<isize> {
@@ -66,16 +69,20 @@ pub(crate) fn read<R: Record>(argument: usize) -> Result<(R, usize)> {
     Ok((R::decode(&bytes).map_err(errno)?, size))
 }
 
-fn write<R: Record>(argument: usize, size: usize, record: &R) -> Result {
-    let mut bytes = KVec::from_elem(0u8, size.min(R::SIZE as usize), GFP_KERNEL)?;
-    let written = record.encode(&mut bytes);
-    let answer = bytes.get(..written).ok_or(EFAULT)?;
-    UserSlice::new(UserPtr::from_addr(argument), written).writer().write_slice(answer)
+/// Writes a record back, as much of it as the caller has room for. Needs no memory.
+pub(crate) fn write<R: Record>(argument: usize, size: usize, record: &R) -> Result {
+    const { assert!(R::SIZE as usize <= ROOM) };
+    let mut room = [0u8; ROOM];
+    let answer = room.get_mut(..size.min(R::SIZE as usize)).ok_or(EFAULT)?;
+    record.encode(answer);
+    UserSlice::new(UserPtr::from_addr(argument), answer.len()).writer().write_slice(answer)
 }
 
 /// Reads a record, does what it asks, and writes it back, also where that failed halfway.
 pub(crate) fn serve<R: Record>(argument: usize, call: impl FnOnce(&mut R) -> Result) -> Result<isize> {
     let (mut record, size) = read::<R>(argument)?;
+    // What cannot be answered is refused before anything is done.
+    write(argument, size, &record)?;
     let outcome = call(&mut record);
     let written = write(argument, size, &record);
     outcome.and(written).map(|()| 0)
@@ -300,11 +307,8 @@ fn limit(client: &Client, record: &mut Limit) -> Result {
         if of_user {
             machine.limit_user(record.uid, size, max)?;
         } else {
-            // Pages that nobody else can have are the administrator's to give.
-            if !min.is_zero() && !system::is_admin() {
-                return Err(EPERM);
-            }
-            client.payer().limit(size, max, min)?;
+            let by = if system::is_admin() { By::Admin } else { By::Anybody };
+            client.payer().limit(size, max, min, by)?;
         }
     }
     let usage = if of_user { machine.usage_of_user(record.uid, size)? } else { client.payer().usage(size)? };
