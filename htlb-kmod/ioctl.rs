@@ -192,7 +192,7 @@ fn info(buffer: &DmaBuffer, record: &mut Info) -> Result {
 }
 
 fn lookup(buffer: &DmaBuffer, record: &mut Lookup) -> Result {
-    no_flags(record.flags)?;
+    no_flags(record.flags | record.reserved)?;
     if !system::is_admin() {
         return Err(EPERM);
     }
