@@ -36,6 +36,7 @@
 //! can be told whose it is. What a case provokes on purpose, it announces by [`expect_in_log`].
 
 mod conformance;
+mod importer;
 mod machine;
 pub mod meminfo;
 pub mod module;
@@ -55,7 +56,12 @@ use clap::{Parser, Subcommand};
 pub use module::Module;
 
 /// Every group, in the order in which they run.
-pub const GROUPS: &[&Group] = &[&machine::GROUP, &conformance::GROUP];
+pub const GROUPS: &[&Group] = &[
+    &machine::GROUP,
+    // This many lines even where they would fit into fewer: groups come from many hands.
+    &conformance::GROUP,
+    &importer::GROUP,
+];
 
 /// What a case does.
 pub type Body = fn() -> Result<()>;

@@ -11,6 +11,8 @@ use htlb_core::{ByteLen, Contiguity, Error, HugeSize, NodeId, PageCount, Pfn};
 use htlb_user::buffer::Populate;
 use htlb_user::device::{Account, Device, DeviceError};
 
+use rustix::thread::{sched_setaffinity, CpuSet};
+
 use super::super::probe::Probe;
 use super::super::rest;
 use super::buffer::Tested;
@@ -96,6 +98,10 @@ impl Kernel {
             nodes: spec.nodes,
         };
         kernel.empty()?;
+        if spec.nodes == 1 && spec.pools.iter().any(|pool| pool.below < 64) {
+            // The case knows of one node, so the nearer of the two must not be that of the scarcer pages.
+            run_on(HIGH_NODE).map_err(|error| Unavailable(format!("node 1: {error}")))?;
+        }
         let (scattered, plain): (Vec<PoolSpec>, Vec<PoolSpec>) =
             spec.pools.iter().partition(|pool| pool.below < 32);
         if scattered.is_empty() {
@@ -177,6 +183,13 @@ impl Kernel {
             .stats(size, None)
             .is_ok_and(|stats| stats.available >= bytes)
     }
+}
+
+/// Has this thread, and those that it starts, run on the processor of a node, of the same number in this guest.
+fn run_on(node: u32) -> rustix::io::Result<()> {
+    let mut processors = CpuSet::new();
+    processors.set(usize::try_from(node).unwrap_or(usize::MAX));
+    sched_setaffinity(None, &processors)
 }
 
 pub(super) fn node_id(number: u32) -> NodeId {
