@@ -20,6 +20,7 @@ mod backing;
 mod buffer;
 mod debugfs;
 mod error;
+mod exports;
 mod fault;
 mod ffi;
 mod host;

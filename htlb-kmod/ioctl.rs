@@ -258,10 +258,10 @@ fn resize(client: &Client, record: &mut Resize) -> Result {
     let size = size(record.page_bytes)?;
     let machine = client.machine();
     let lock = machine.stock(size).ok_or_else(|| errno(Reason::PageSizeUnsupported))?;
-    if record.target % size.bytes() != 0 {
+    if !size.divides(record.target) {
         return Err(errno(Reason::RangeUnaligned));
     }
-    let target = PageCount::new(record.target / size.bytes());
+    let target = PageCount::new(record.target >> size.shift());
     let nodes = nodes(record.node)?;
     let reached = if flags.contains(ResizeFlags::OVERCOMMIT) {
         lock.with(|stock| stock.ledger_mut().set_overcommit(target));
@@ -284,7 +284,7 @@ fn limit(client: &Client, record: &mut Limit) -> Result {
     }
     let size = size(record.page_bytes)?;
     let pages = |bytes: u64| {
-        if bytes % size.bytes() == 0 {
+        if size.divides(bytes) {
             Ok(PageCount::new(bytes >> size.shift()))
         } else {
             Err(errno(Reason::RangeUnaligned))

@@ -124,10 +124,23 @@ impl Guest {
     ///
     /// The kernel has no such module.
     pub fn kernel_module(mut self, name: &str, parameters: &str) -> Result<Self> {
-        let Some(folder) = self.kernel.modules.clone() else {
+        let Some(object) = self.unpacked(name)? else {
             return Ok(self);
         };
-        let packed = find_module(&folder, name)?
+        for needed in init::dependencies(&fs::read(&object)?) {
+            if !self.modules.iter().any(|module| module.is_named(&needed)) {
+                self = self.kernel_module(&needed, "")?;
+            }
+        }
+        self.module(&object, parameters)
+    }
+
+    /// The file of one of the kernel's own modules; `None` where all is built in.
+    fn unpacked(&self, name: &str) -> Result<Option<PathBuf>> {
+        let Some(folder) = &self.kernel.modules else {
+            return Ok(None);
+        };
+        let packed = find_module(folder, name)?
             .with_context(|| format!("Debian's kernel has no module {name}"))?;
         let object = workspace()
             .join("target/vm/modules")
@@ -136,12 +149,7 @@ impl Guest {
         if !object.exists() {
             unpack_module(&packed, &object)?;
         }
-        for needed in init::dependencies(&fs::read(&object)?) {
-            if !self.modules.iter().any(|module| module.is_named(&needed)) {
-                self = self.kernel_module(&needed, "")?;
-            }
-        }
-        self.module(&object, parameters)
+        Ok(Some(object))
     }
 
     /// The shell script that is the test; it prints KTAP, and its exit status counts.
