@@ -8,7 +8,7 @@ use htlb_core::ledger::AccountId;
 use htlb_core::page_map::PageMap;
 use htlb_core::pool::Run;
 use htlb_core::{
-    Attempt, Blank, ByteRange, Charge, Condition, Error as Reason, Frame, Host, HugeSize, NodeMask, PageCount,
+    Attempt, Blank, ByteRange, Charge, Condition, Error as Reason, Frame, Gfp, Host, HugeSize, NodeMask, PageCount,
     PageIndex, Reclaim, Stock, Stop, WaitFor, Waiting,
 };
 
@@ -55,7 +55,22 @@ impl<'a> KernelHost<'a> {
     ) -> Result<Self, Reason> {
         let host = Self { backing, map, patience, copies, pass: Cell::new(None) };
         host.reenter()?;
+        if let Patience::Killable = patience {
+            // Their last holders may have let go since somebody looked.
+            let machine = backing.machine();
+            machine.limbo().retry(machine);
+        }
         Ok(host)
+    }
+
+    /// Inside the gate already, by this pass, for a buffer that nobody can wait for.
+    pub(crate) fn within(backing: &'a Backing, pass: Pass) -> Self {
+        Self { backing, map: None, patience: Patience::Endless, copies: Copies::Go, pass: Cell::new(Some(pass)) }
+    }
+
+    /// Ends the call, but stays inside the gate.
+    pub(crate) fn into_pass(self) -> Option<Pass> {
+        self.pass.take()
     }
 
     fn reenter(&self) -> Result<(), Reason> {
@@ -136,7 +151,12 @@ impl Host for KernelHost<'_> {
         if system::fatal_signal() {
             return Err(Reason::Interrupted);
         }
-        crate::supply::fetch(attempt, prefer).map(|frame| (frame, Condition::Dirty))
+        // No account limits these pages, so the caller's memory cgroup does. A fault may need somebody killed; other callers are told.
+        let mut gfp = attempt.gfp | Gfp::ACCOUNT;
+        if !matches!(self.patience, Patience::Fault(_)) && !gfp.contains(Gfp::NORETRY) {
+            gfp |= Gfp::RETRY_MAYFAIL;
+        }
+        crate::supply::fetch(&Attempt { gfp, ..*attempt }, prefer).map(|frame| (frame, Condition::Dirty))
     }
 
     fn take_run(
