@@ -2,6 +2,7 @@
 //! A buffer: the core's, and what the kernel needs beside it.
 
 use htlb_core::driver::{self, Commitment, Content, Punched};
+use htlb_core::gate::Pass;
 use htlb_core::page_map::{Extent, Located, PageMap, PagePin, Seal};
 use htlb_core::{
     policy, Buffer, ByteLen, ByteOffset, ByteRange, Error as Reason, Host, HugeSize, PageCount, Part, Request,
@@ -15,9 +16,10 @@ use crate::backing::Backing;
 use crate::error::errno;
 use crate::ffi::fault::Fault;
 use crate::ffi::file::{BufferFile, Copies, Mappings};
-use crate::ffi::page;
+use crate::ffi::page::{self, Page};
+use crate::ffi::wait::Signals;
 use crate::host::{KernelHost, Patience};
-use crate::machine::Machine;
+use crate::machine::{Machine, Place};
 use crate::memory::Slots;
 
 /// What is populated when a buffer is made.
@@ -38,6 +40,12 @@ pub(crate) struct DmaBuffer {
     /// Those that programs asked for, one after the other.
     #[pin]
     seals: Mutex<KVec<Seal>>,
+    /// Held while the size changes, before the gate: the kernel has a record of the size too.
+    #[pin]
+    sizing: Mutex<()>,
+    /// The pass in which the buffer was taken off the list, for giving back what it has.
+    #[pin]
+    leaving: Mutex<Option<Pass>>,
 }
 
 impl DmaBuffer {
@@ -54,22 +62,29 @@ impl DmaBuffer {
         let backing = Backing::new(payer);
         // The memory first: once the core's buffer is there, only dropping this one gives its pages back.
         let memory = UniqueArc::<Self>::new_uninit(GFP_KERNEL)?;
-        let core = {
+        let place = Place::new(GFP_KERNEL)?;
+        let (core, pass) = {
             let host = KernelHost::enter(&backing, None, Patience::Killable, Copies::Stay).map_err(errno)?;
-            driver::create(&host, &placement, commitment, capacity, content).map_err(errno)?
+            let core = driver::create(&host, &placement, commitment, capacity, content).map_err(errno)?;
+            (core, host.into_pass())
         };
         let buffer = memory.pin_init_with(pin_init!(Self {
             core,
             backing,
             number: SetOnce::new(),
             seals <- new_mutex!(KVec::new(), "htlb::seals"),
+            sizing <- new_mutex!((), "htlb::sizing"),
+            leaving <- new_mutex!(None, "htlb::leaving"),
         }));
         let buffer: Arc<Self> = match buffer {
             Ok(buffer) => buffer.into(),
             Err(never) => match never {},
         };
-        let number = buffer.machine().note(&buffer)?;
+        let number = buffer.machine().note(place, &buffer);
         buffer.number.populate(number);
+        if let Some(pass) = pass {
+            buffer.machine().leave(pass);
+        }
         if let Err(reason) = buffer.fulfil(commitment, populate, content) {
             buffer.close();
             return Err(errno(reason));
@@ -114,6 +129,7 @@ impl DmaBuffer {
     pub(crate) fn close(self: Arc<Self>) {
         self.seals.lock().drain_all().for_each(|seal| self.map().unseal(seal));
         if let Some(number) = self.number.copy() {
+            *self.leaving.lock() = self.machine().enter(Signals::Ignored).ok();
             self.machine().forget(number);
         }
     }
@@ -193,12 +209,52 @@ impl DmaBuffer {
 
     /// Another size.
     pub(crate) fn truncate(&self, size: ByteLen) -> Result<Punched, Reason> {
-        let host = self.host(Copies::Go)?;
-        let punched = driver::truncate(&host, &self.core, size)?;
+        let _others_wait = self.sizing.lock();
+        let before = self.size();
+        if size > before {
+            self.clear_beyond(before)?;
+        }
+        let punched = driver::truncate(&self.host(Copies::Go)?, &self.core, size)?;
         if let Some(mappings) = self.mappings() {
-            mappings.resize(self.size());
+            mappings.resize(size);
+            if size < before {
+                // The page that the new end cuts stays, but not its entries: a touch beyond the end is a signal now.
+                let beyond = ByteOffset::new(size.raw().next_multiple_of(HugeSize::BASE.bytes()));
+                if let Ok(range) = ByteRange::new(beyond, ByteOffset::new(self.map().extents().capacity().raw())) {
+                    mappings.revoke(range, Copies::Go, || self.drain_last());
+                }
+            }
         }
         Ok(punched)
+    }
+
+    /// Waits for the faults on the page that the end cuts.
+    fn drain_last(&self) {
+        let last = self.size().raw().checked_sub(1);
+        let located = last.and_then(|last| self.map().page_at(ByteOffset::new(last)).ok());
+        if let Some(page) = located.and_then(|located| Page::owned(located.pfn, located.size)) {
+            page.drain();
+        }
+    }
+
+    /// Zeroes what lies beyond the end in the page that the end cuts: a program, a device or a driver may have written
+    /// there, and nobody is to read that where a buffer grew.
+    fn clear_beyond(&self, end: ByteLen) -> Result<(), Reason> {
+        let Some(last) = end.raw().checked_sub(1).map(ByteOffset::new) else { return Ok(()) };
+        let pin = match self.pin(last) {
+            Ok(pin) => pin,
+            Err(Reason::NotPresent) => return Ok(()),
+            Err(reason) => return Err(reason),
+        };
+        let from = end.raw() & (pin.size().bytes() - 1);
+        let page = Page::owned(pin.pfn(), pin.size());
+        let cleared = from == 0 || page.is_some_and(|page| page.clear(from));
+        self.map().unpin(pin);
+        if cleared {
+            Ok(())
+        } else {
+            Err(Reason::Interrupted)
+        }
     }
 
     /// Forbids punching and truncating, until the seal is given back.
@@ -304,7 +360,12 @@ fn sum(bytes: ByteLen, size: HugeSize, pages: PageCount) -> ByteLen {
 impl PinnedDrop for DmaBuffer {
     fn drop(self: Pin<&mut Self>) {
         let this = self.project();
-        match KernelHost::enter(this.backing, None, Patience::Endless, Copies::Go) {
+        let pass = this.leaving.lock().take();
+        let host = match pass {
+            Some(pass) => Ok(KernelHost::within(this.backing, pass)),
+            None => KernelHost::enter(this.backing, None, Patience::Endless, Copies::Go),
+        };
+        match host {
             Ok(host) => {
                 if let Err(reason) = driver::release(&host, this.core) {
                     pr_err!("a buffer could not be released: {}\n", reason.as_str());

@@ -17,7 +17,7 @@ use crate::error::errno;
 use crate::ffi::file::BufferFile;
 use crate::ffi::published;
 use crate::ffi::sg::{Device, Direction, SgTable};
-use crate::runs::Runs;
+use crate::segments;
 
 /// The flags of `struct htlb_request`, and what a program would say for them.
 const FLAGS: [(u32, CreateFlags); 4] = [
@@ -156,7 +156,7 @@ pub(crate) fn unseal(buffer: &DmaBuffer) -> bool {
 pub(crate) fn sg_map(buffer: &DmaBuffer, device: Device<'_>, range: ByteRange, direction: Direction) -> Result<SgTable> {
     let seal = buffer.seal().map_err(errno)?;
     let mapped = populate(buffer, buffer.whole_pages(range).map_err(errno)?, None)
-        .and_then(|()| table(buffer, device, range))
+        .and_then(|()| segments::table(buffer, device, range))
         .and_then(|table| table.map(device, direction));
     match mapped {
         Ok(table) => {
@@ -177,20 +177,4 @@ pub(crate) fn sg_unmap(buffer: &DmaBuffer, device: Device<'_>, table: SgTable, d
     if !unseal(buffer) {
         pr_warn!("a table was unmapped that is not of this buffer\n");
     }
-}
-
-fn table(buffer: &DmaBuffer, device: Device<'_>, range: ByteRange) -> Result<SgTable> {
-    let runs = Runs::new(buffer.map(), range);
-    let mut entries = 0u32;
-    for run in runs.clone() {
-        let run = run.map_err(errno)?;
-        if !device.reaches(&run) {
-            // Bouncing would leave what the device writes elsewhere.
-            return Err(errno(Reason::OutOfReach));
-        }
-        entries = entries.checked_add(1).ok_or(EOVERFLOW)?;
-    }
-    let mut table = SgTable::new(entries)?;
-    table.fill(runs.map(|run| run.map_err(errno)))?;
-    Ok(table)
 }

@@ -55,7 +55,22 @@ impl<'a> KernelHost<'a> {
     ) -> Result<Self, Reason> {
         let host = Self { backing, map, patience, copies, pass: Cell::new(None) };
         host.reenter()?;
+        if let Patience::Killable = patience {
+            // Their last holders may have let go since somebody looked.
+            let machine = backing.machine();
+            machine.limbo().retry(machine);
+        }
         Ok(host)
+    }
+
+    /// Inside the gate already, by this pass, for a buffer that nobody can wait for.
+    pub(crate) fn within(backing: &'a Backing, pass: Pass) -> Self {
+        Self { backing, map: None, patience: Patience::Endless, copies: Copies::Go, pass: Cell::new(Some(pass)) }
+    }
+
+    /// Ends the call, but stays inside the gate.
+    pub(crate) fn into_pass(self) -> Option<Pass> {
+        self.pass.take()
     }
 
     fn reenter(&self) -> Result<(), Reason> {

@@ -6,6 +6,7 @@
  * the Rust side proves before each call.
  */
 #include <linux/anon_inodes.h>
+#include <linux/dma-buf.h>
 #include <linux/dma-direct.h>
 #include <linux/dma-map-ops.h>
 #include <linux/dma-mapping.h>
@@ -16,13 +17,17 @@
 #include <linux/huge_mm.h>
 #include <linux/iommu-dma.h>
 #include <linux/mm.h>
+#include <linux/mman.h>
 #include <linux/module.h>
 #include <linux/page_ref.h>
 #include <linux/pagemap.h>
 #include <linux/scatterlist.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/swiotlb.h>
+#include <linux/vmalloc.h>
 #include <linux/wait_bit.h>
+#include <linux/workqueue.h>
 
 #include "htlb_c.h"
 #include "include/linux/htlb.h"
@@ -270,13 +275,17 @@ unsigned long htlb_c_unmapped_area(struct file *file, unsigned long len, unsigne
 {
 	unsigned long padded, at, offset;
 
+	/* Address 0 is no hint, but it can be a demand. */
+	if (flags & MAP_FIXED)
+		return mm_get_unmapped_area(file, 0, len, pgoff, flags);
 	/* As mm/huge_memory.c: __thp_get_unmapped_area, for any alignment: address and offset agree modulo it. */
 	if (check_add_overflow(len, align, &padded) || pgoff > (ULONG_MAX >> PAGE_SHIFT))
 		return -ENOMEM;
 	offset = (pgoff << PAGE_SHIFT) & (align - 1);
 	at = mm_get_unmapped_area(file, 0, padded, 0, flags);
+	/* Where there is no room for the padding there may be for the area. */
 	if (IS_ERR_VALUE(at))
-		return at;
+		return mm_get_unmapped_area(file, 0, len, pgoff, flags);
 	return at + ((offset - at) & (align - 1));
 }
 
@@ -395,6 +404,94 @@ int htlb_c_sg_map(struct device *dev, struct sg_table *table, u32 direction)
 void htlb_c_sg_unmap(struct device *dev, struct sg_table *table, u32 direction)
 {
 	dma_unmap_sgtable(dev, table, direction, 0);
+}
+
+/* ---- dma-bufs --------------------------------------------------------- */
+
+MODULE_IMPORT_NS("DMA_BUF");
+EXPORT_SYMBOL_GPL(htlb_export);
+
+u64 htlb_c_device_longest(struct device *dev)
+{
+	u64 longest = dma_get_max_seg_size(dev);
+
+	/* Where everything is copied, only so much at once can be. */
+	if (!htlb_c_device_is_translated(dev) && is_swiotlb_force_bounce(dev))
+		longest = min_t(u64, longest, dma_max_mapping_size(dev));
+	return longest;
+}
+
+u64 htlb_c_device_boundary(struct device *dev)
+{
+	return dma_get_seg_boundary(dev);
+}
+
+/* Without a look at the caches, and without copying what is older back over what is newer. */
+int htlb_c_sg_map_quietly(struct device *dev, struct sg_table *table)
+{
+	return dma_map_sgtable(dev, table, DMA_BIDIRECTIONAL, DMA_ATTR_SKIP_CPU_SYNC);
+}
+
+void htlb_c_sg_unmap_quietly(struct device *dev, struct sg_table *table)
+{
+	dma_unmap_sgtable(dev, table, DMA_BIDIRECTIONAL, DMA_ATTR_SKIP_CPU_SYNC);
+}
+
+void htlb_c_sg_sync_for_cpu(struct device *dev, struct sg_table *table, u32 direction)
+{
+	dma_sync_sgtable_for_cpu(dev, table, direction);
+}
+
+void htlb_c_sg_sync_for_device(struct device *dev, struct sg_table *table, u32 direction)
+{
+	dma_sync_sgtable_for_device(dev, table, direction);
+}
+
+/* Turns the list of frames into one of pages, in its place. */
+void *htlb_c_vmap(u64 *frames, u32 pages)
+{
+	struct page **list = (struct page **)frames;
+	u32 i;
+
+	BUILD_BUG_ON(sizeof(*list) > sizeof(*frames));
+	for (i = 0; i < pages; i++)
+		list[i] = pfn_to_page(frames[i]);
+	return vmap(list, pages, VM_MAP, PAGE_KERNEL);
+}
+
+void htlb_c_vunmap(void *address)
+{
+	vunmap(address);
+}
+
+/* ---- limbo ------------------------------------------------------------ */
+
+/* Often enough that nobody waits for a page that is free, seldom enough that one that is held for long costs nothing. */
+#define HTLB_LIMBO_INTERVAL (HZ / 4)
+
+static void htlb_c_limbo_look(struct work_struct *work);
+static DECLARE_DELAYED_WORK(htlb_c_limbo_work, htlb_c_limbo_look);
+
+static void htlb_c_limbo_look(struct work_struct *work)
+{
+	if (htlb_rs_limbo_retry())
+		queue_delayed_work(system_dfl_wq, &htlb_c_limbo_work, HTLB_LIMBO_INTERVAL);
+}
+
+void htlb_c_limbo_enter(void)
+{
+	__module_get(THIS_MODULE);
+	queue_delayed_work(system_dfl_wq, &htlb_c_limbo_work, HTLB_LIMBO_INTERVAL);
+}
+
+void htlb_c_limbo_leave(void)
+{
+	module_put(THIS_MODULE);
+}
+
+void htlb_c_limbo_stop(void)
+{
+	cancel_delayed_work_sync(&htlb_c_limbo_work);
 }
 
 /* ---- the machine ------------------------------------------------------ */

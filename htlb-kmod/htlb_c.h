@@ -65,6 +65,23 @@ struct scatterlist *htlb_c_sg_set(struct scatterlist *entry, u64 physical, u32 l
 int htlb_c_sg_map(struct device *dev, struct sg_table *table, u32 direction);
 void htlb_c_sg_unmap(struct device *dev, struct sg_table *table, u32 direction);
 
+u64 htlb_c_device_longest(struct device *dev);
+u64 htlb_c_device_boundary(struct device *dev);
+int htlb_c_sg_map_quietly(struct device *dev, struct sg_table *table);
+void htlb_c_sg_unmap_quietly(struct device *dev, struct sg_table *table);
+void htlb_c_sg_sync_for_cpu(struct device *dev, struct sg_table *table, u32 direction);
+void htlb_c_sg_sync_for_device(struct device *dev, struct sg_table *table, u32 direction);
+void *htlb_c_vmap(u64 *frames, u32 pages);
+void htlb_c_vunmap(void *address);
+
+/* One page more, or less, that somebody holds: each keeps the module, and is looked at again. */
+void htlb_c_limbo_enter(void);
+void htlb_c_limbo_leave(void);
+/* Returns when nobody looks any more; nothing is in limbo. */
+void htlb_c_limbo_stop(void);
+/* The Rust side's: puts back what nobody holds any more, and says whether something is left. */
+bool htlb_rs_limbo_retry(void);
+
 u64 htlb_c_memory_nodes(void);
 int htlb_c_local_node(void);
 u64 htlb_c_total_pages(void);

@@ -19,6 +19,7 @@ mod accounts;
 mod backing;
 mod buffer;
 mod debugfs;
+mod dmabuf;
 mod error;
 mod exports;
 mod fault;
@@ -31,12 +32,14 @@ mod mapping;
 mod memory;
 mod params;
 mod runs;
+mod segments;
 mod supply;
 
 use kernel::miscdevice::{MiscDeviceOptions, MiscDeviceRegistration};
 use kernel::prelude::*;
 
 use ffi::device::Client;
+use ffi::limbo::Watch;
 use ffi::published::Published;
 use machine::Machine;
 
@@ -73,6 +76,7 @@ struct Htlb {
     device: MiscDeviceRegistration<Client>,
     #[pin]
     files: debugfs::Files,
+    watch: Watch,
     published: Published,
 }
 
@@ -84,6 +88,7 @@ impl kernel::InPlaceModule for Htlb {
             let published = Published::new(machine.clone());
             Ok(try_pin_init!(Self {
                 files <- debugfs::Files::new(machine),
+                watch: Watch::new(),
                 published,
                 device <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"htlb" }),
             }? Error))

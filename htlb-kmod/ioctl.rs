@@ -6,7 +6,7 @@
 
 use htlb_core::driver::{Content, Punched};
 use htlb_core::uapi::{
-    Create, CreateFlags, Info, Limit, LimitFlags, Lookup, Populate as PopulateRecord, Punch, Record, Reserve, Resize, ResizeFlags, Seal,
+    Create, CreateFlags, Export, Info, Limit, LimitFlags, Lookup, Populate as PopulateRecord, Punch, Record, Reserve, Resize, ResizeFlags, Seal,
     SealFlags, Stats, Truncate, EXTENTS, NODE_ANY, NO_LIMIT, VERSION,
 };
 use htlb_core::{
@@ -16,6 +16,7 @@ use kernel::prelude::*;
 use kernel::uaccess::{UserPtr, UserSlice};
 
 use crate::buffer::{DmaBuffer, Populate};
+use crate::dmabuf;
 use crate::error::errno;
 use crate::ffi::device::Client;
 use crate::ffi::file::BufferFile;
@@ -40,6 +41,7 @@ pub(crate) fn on_device(client: &Client, number: u32, argument: usize) -> Result
 pub(crate) fn on_buffer(file: &BufferFile, number: u32, argument: usize) -> Result<isize> {
     let buffer = &*file.buffer();
     match number {
+        Export::IOCTL => dmabuf::export_ioctl(file, argument),
         Reserve::IOCTL => serve(argument, |record| reserve(buffer, record)),
         PopulateRecord::IOCTL => serve(argument, |record| populate(buffer, record)),
         Punch::IOCTL => serve(argument, |record| punch(buffer, record)),
@@ -66,7 +68,7 @@ pub(crate) fn read<R: Record>(argument: usize) -> Result<(R, usize)> {
     Ok((R::decode(&bytes).map_err(errno)?, size))
 }
 
-fn write<R: Record>(argument: usize, size: usize, record: &R) -> Result {
+pub(crate) fn write<R: Record>(argument: usize, size: usize, record: &R) -> Result {
     let mut bytes = KVec::from_elem(0u8, size.min(R::SIZE as usize), GFP_KERNEL)?;
     let written = record.encode(&mut bytes);
     let answer = bytes.get(..written).ok_or(EFAULT)?;
@@ -223,6 +225,7 @@ fn stats(client: &Client, record: &mut Stats) -> Result {
     let size = size(record.page_bytes)?;
     let machine = client.machine();
     let lock = machine.stock(size).ok_or_else(|| errno(Reason::PageSizeUnsupported))?;
+    machine.look_into_limbo();
     let bytes = |pages: PageCount| pages.raw().saturating_mul(size.bytes());
     let everywhere = record.node == NODE_ANY;
     let mask = nodes(record.node)?;

@@ -15,7 +15,7 @@ use htlb_core::{
     PageCount, Rung, Sizes, Stock, Stop, Supply, Topology,
 };
 use kernel::prelude::*;
-use kernel::rbtree::{RBTree, RBTreeNode};
+use kernel::rbtree::{RBTree, RBTreeNodeReservation};
 use kernel::sync::{new_mutex, Arc, Mutex};
 
 use crate::accounts::Users;
@@ -46,6 +46,9 @@ impl Exclusive<Stock<Words>> for StockLock {
         f(&mut self.stock.lock())
     }
 }
+
+/// Room for one buffer in the list of them.
+pub(crate) type Place = RBTreeNodeReservation<u64, Arc<DmaBuffer>>;
 
 /// Everything that is not one buffer's.
 #[pin_data(PinnedDrop)]
@@ -190,15 +193,15 @@ impl Machine {
         value.map_err(|Killed| Reason::Interrupted)
     }
 
-    /// Notes a buffer, for those who look at all of them; returns its number.
-    pub(crate) fn note(&self, buffer: &Arc<DmaBuffer>) -> Result<u64> {
+    /// Notes a buffer, for those who look at all of them; returns its number. Inside the pass in which it got its
+    /// promises, or the books would show promises of nobody's.
+    pub(crate) fn note(&self, place: Place, buffer: &Arc<DmaBuffer>) -> u64 {
         let id = self.next_buffer.fetch_add(1, Ordering::Relaxed);
-        let node = RBTreeNode::new(id, buffer.clone(), GFP_KERNEL)?;
-        self.buffers.lock().insert(node);
-        Ok(id)
+        self.buffers.lock().insert(place.into_node(id, buffer.clone()));
+        id
     }
 
-    /// Forgets a buffer.
+    /// Forgets a buffer, inside the pass in which it gives everything back.
     pub(crate) fn forget(&self, id: u64) {
         let gone = self.buffers.lock().remove_node(&id);
         // Freed with no lock held.

@@ -42,7 +42,11 @@ fn fetch_on(attempt: &Attempt, node: NodeId) -> Result<Frame, Reason> {
 impl Machine {
     /// Up to `pages` pages for an attempt's stock, as surplus; says how many came.
     pub(crate) fn supply(&self, attempt: &Attempt, prefer: NodeMask, pages: PageCount) -> Result<PageCount, Reason> {
-        self.limbo().retry(self);
+        let back = self.limbo().retry(self);
+        if !back.is_zero() {
+            // Perhaps they are what is missing: the caller looks, and asks again.
+            return Ok(back);
+        }
         let mut came = 0u64;
         while came < pages.raw() {
             match self.supply_one(attempt, prefer) {

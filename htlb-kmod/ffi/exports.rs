@@ -55,7 +55,7 @@ extern "C" {
 /// # Safety
 ///
 /// `buffer` is null, or one of ours to which the caller has a reference for as long as the answer is used.
-unsafe fn borrow(buffer: *const RawBuffer) -> Result<ManuallyDrop<BufferFile>> {
+pub(super) unsafe fn borrow(buffer: *const RawBuffer) -> Result<ManuallyDrop<BufferFile>> {
     // SAFETY: by the contract; it is never dropped, so the reference stays the caller's.
     let file = unsafe { BufferFile::from_raw(buffer.cast_mut().cast()) };
     file.map(ManuallyDrop::new).ok_or(EINVAL)

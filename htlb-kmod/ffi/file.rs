@@ -67,6 +67,8 @@ static OPERATIONS: Operations = Operations(bindings::file_operations {
     unlocked_ioctl: Some(ioctl),
     compat_ioctl: bindings::compat_ptr_ioctl,
     get_unmapped_area: Some(get_unmapped_area),
+    // Nothing is behind the pages, so msync has nothing to do.
+    fsync: Some(bindings::noop_fsync),
     ..pin_init::zeroed()
 });
 
@@ -191,9 +193,9 @@ impl Mappings {
         value
     }
 
-    /// The size that the kernel checks faults and copies against.
+    /// The size that the kernel checks faults and copies against. One thread at a time: the one that changes the buffer's.
     pub(crate) fn resize(self, size: ByteLen) {
-        // SAFETY: valid by the invariants; sizes change only under the caller's lock.
+        // SAFETY: valid by the invariants.
         unsafe { c::htlb_c_file_resize(self.file.as_ptr(), size.raw()) };
     }
 }

@@ -10,11 +10,14 @@ use kernel::bindings;
 use kernel::prelude::*;
 
 use crate::runs::Run;
+use crate::segments::Limits;
 
 extern "C" {
     fn htlb_c_device_bits(dev: *mut bindings::device) -> u32;
     fn htlb_c_device_node(dev: *mut bindings::device) -> c_int;
     fn htlb_c_device_reaches(dev: *mut bindings::device, physical: u64, len: u64) -> bool;
+    fn htlb_c_device_longest(dev: *mut bindings::device) -> u64;
+    fn htlb_c_device_boundary(dev: *mut bindings::device) -> u64;
     fn htlb_c_sg_alloc(entries: u32) -> *mut bindings::sg_table;
     fn htlb_c_sg_free(table: *mut bindings::sg_table);
     fn htlb_c_sg_set(entry: *mut bindings::scatterlist, physical: u64, len: u32) -> *mut bindings::scatterlist;
@@ -49,6 +52,11 @@ impl Direction {
         let known = Self::ALL.iter().any(|direction| direction.0 as u32 == raw);
         known.then_some(Self(raw)).ok_or(EINVAL)
     }
+
+    /// As the kernel numbers it.
+    pub(super) const fn raw(self) -> u32 {
+        self.0
+    }
 }
 
 impl Device<'_> {
@@ -79,6 +87,22 @@ impl Device<'_> {
     pub(crate) fn reaches(self, run: &Run) -> bool {
         // SAFETY: as above; plain numbers beside it.
         unsafe { htlb_c_device_reaches(self.dev.as_ptr(), run.physical, run.len) }
+    }
+
+    /// How it wants the entries of a table.
+    pub(crate) fn limits(self) -> Limits {
+        // SAFETY: as above.
+        unsafe {
+            Limits {
+                longest: htlb_c_device_longest(self.dev.as_ptr()),
+                boundary: htlb_c_device_boundary(self.dev.as_ptr()),
+            }
+        }
+    }
+
+    /// The device.
+    pub(super) const fn as_ptr(self) -> *mut bindings::device {
+        self.dev.as_ptr()
     }
 }
 
@@ -124,6 +148,11 @@ impl SgTable {
     pub(crate) fn unmap(self, device: Device<'_>, direction: Direction) {
         // SAFETY: the device exists; the table is ours and mapped.
         unsafe { htlb_c_sg_unmap(device.dev.as_ptr(), self.0.as_ptr(), direction.0) };
+    }
+
+    /// The table.
+    pub(super) const fn as_ptr(&self) -> *mut bindings::sg_table {
+        self.0.as_ptr()
     }
 
     /// Gives the table away, to C.

@@ -287,6 +287,21 @@ int htlb_mmap(struct htlb_buffer *buffer, struct vm_area_struct *vma);
 unsigned long htlb_get_unmapped_area(struct htlb_buffer *buffer, unsigned long address, unsigned long len,
 				     unsigned long pgoff, unsigned long flags);
 
+/**
+ * htlb_export - make a dma-buf of a range
+ * @buffer: the buffer
+ * @offset: where the range begins, in bytes, at a base page
+ * @len: its length in bytes, in base pages; 0 for all from @offset on
+ * @flags: the access mode and O_CLOEXEC, as for dma_buf_fd()
+ *
+ * The dma-buf keeps the buffer. A device that attaches to it gets every page of the range, with one entry for each
+ * physically contiguous run that its maximum segment size allows; as long as one is attached, or has the dma-buf mapped
+ * by dma_buf_vmap(), the buffer is sealed.
+ *
+ * Context: may sleep.
+ * Return: the dma-buf, which dma_buf_put() lets go; or -EINVAL for a range of no base pages or for other flags, -ENXIO
+ * for one beyond the end, -ENOMEM, each as a pointer.
+ */
 struct dma_buf *htlb_export(struct htlb_buffer *buffer, u64 offset, u64 len, int flags);
 
 #endif
