@@ -36,6 +36,7 @@
 //! can be told whose it is. What a case provokes on purpose, it announces by [`expect_in_log`].
 
 mod conformance;
+mod drivers;
 mod importer;
 mod machine;
 pub mod meminfo;
@@ -61,6 +62,8 @@ pub const GROUPS: &[&Group] = &[
     // This many lines even where they would fit into fewer: groups come from many hands.
     &conformance::GROUP,
     &importer::GROUP,
+    &drivers::GROUP,
+    &drivers::EDU,
 ];
 
 /// What a case does.
