@@ -285,17 +285,16 @@ unsafe extern "C" fn get_unmapped_area(
     // SAFETY: a file of ours, by the contract.
     let buffer = unsafe { <Arc<DmaBuffer> as ForeignOwnable>::borrow((*file).private_data) };
     let align = mapping::alignment(&buffer, (pgoff as u64) << kernel::page::PAGE_SHIFT, len as u64);
-    match align {
-        // A hint is the caller's to align.
-        Some(align) if address == 0 => {
-            // SAFETY: plain numbers, checked by the callee.
-            unsafe { c::htlb_c_unmapped_area(file, len as usize, pgoff as usize, flags as usize, align as usize) as c_ulong }
-        }
-        _ => {
-            // SAFETY: as above.
-            unsafe {
-                c::htlb_c_unmapped_area_at(file, address as usize, len as usize, pgoff as usize, flags as usize) as c_ulong
-            }
+    // SAFETY: plain numbers, checked by the callee.
+    let there = || unsafe { c::htlb_c_unmapped_area_at(file, address as usize, len as usize, pgoff as usize, flags as usize) as c_ulong };
+    let Some(align) = align else { return there() };
+    // A wish is the caller's to align; where it cannot be had, it is as if there were none.
+    if address != 0 {
+        let got = there();
+        if got == address {
+            return got;
         }
     }
+    // SAFETY: as above.
+    unsafe { c::htlb_c_unmapped_area(file, len as usize, pgoff as usize, flags as usize, align as usize) as c_ulong }
 }

@@ -35,11 +35,17 @@
 //! A complaint in the kernel's log fails the run, wherever it comes from: the log has a line for the start of each case, so that it
 //! can be told whose it is. What a case provokes on purpose, it announces by [`expect_in_log`].
 
+mod area;
+mod child;
+mod holders;
 mod machine;
+mod mappings;
 pub mod meminfo;
 pub mod module;
+mod quiet;
 pub mod rest;
 mod run;
+mod uring;
 
 use std::fmt;
 use std::fs;
@@ -53,7 +59,7 @@ use clap::{Parser, Subcommand};
 pub use module::Module;
 
 /// Every group, in the order in which they run.
-pub const GROUPS: &[&Group] = &[&machine::GROUP];
+pub const GROUPS: &[&Group] = &[&machine::GROUP, &mappings::GROUP];
 
 /// What a case does.
 pub type Body = fn() -> Result<()>;

@@ -13,7 +13,7 @@ use crate::kernel::{self, module, workspace, Prepared, Route};
 use crate::skip;
 
 /// Folders with modules, each of which may use what those before it export.
-const MODULES: [&str; 0] = [];
+const MODULES: [&str; 1] = ["htlb-kmod"];
 
 /// Which tests are run, as options of `htlb-guest`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -83,7 +83,8 @@ fn guest(kernel: &Prepared) -> Result<Guest> {
     for object in modules(kernel)? {
         guest = guest.copy(&place(&object)?, &object)?;
     }
-    programs(guest)
+    // A disk for direct input and output.
+    programs(guest.kernel_module("brd", "")?)
 }
 
 /// Builds every module for this kernel.
