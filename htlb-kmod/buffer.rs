@@ -113,6 +113,18 @@ impl DmaBuffer {
         ByteRange::new(start, ByteOffset::new(end)).ok().filter(|range| !range.is_empty())
     }
 
+    /// The bytes of all pages that a range touches, below the size.
+    pub(crate) fn whole_pages(&self, range: ByteRange) -> Result<ByteRange, Reason> {
+        let size = self.size().raw();
+        let last = range.end().raw().checked_sub(1).ok_or(Reason::RangeEmpty)?;
+        let page = |offset: u64| {
+            let index = self.map().index_at(ByteOffset::new(offset))?;
+            self.map().extents().bytes_of(index).ok_or(Reason::RangeBeyondEnd)
+        };
+        let (first, last) = (page(range.start().raw())?, page(last)?);
+        ByteRange::new(first.start(), ByteOffset::new(last.end().raw().min(size)))
+    }
+
     /// The end of its file: nobody has it mapped or open any more.
     pub(crate) fn close(self: Arc<Self>) {
         self.seals.lock().drain_all().for_each(|seal| self.map().unseal(seal));

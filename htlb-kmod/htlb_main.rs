@@ -19,7 +19,9 @@ mod accounts;
 mod backing;
 mod buffer;
 mod debugfs;
+mod dmabuf;
 mod error;
+mod exports;
 mod fault;
 mod ffi;
 mod host;
@@ -30,6 +32,7 @@ mod mapping;
 mod memory;
 mod params;
 mod runs;
+mod segments;
 mod supply;
 
 use kernel::miscdevice::{MiscDeviceOptions, MiscDeviceRegistration};

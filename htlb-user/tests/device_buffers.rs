@@ -6,7 +6,7 @@ mod device_support;
 use std::os::fd::AsFd;
 
 use htlb_core::uapi::{Create, NO_LIMIT};
-use htlb_core::{ByteLen, Error as Cause, HugeSize, Request, Rung};
+use htlb_core::{AddressBits, ByteLen, Error as Cause, HugeSize, NodePolicy, Request, Rung};
 use htlb_user::buffer::Populate;
 use htlb_user::device::{Account, Cut, DeviceBuffer, Export, Faults, How, Mapping};
 use htlb_user::sys::memfd::{Kind, Memfd};
@@ -174,20 +174,21 @@ fn an_address_is_below_the_mask_and_on_the_node_that_was_asked_for() {
     );
     assert_ne!(buffer.lookup(MIB2).unwrap().physical, first.physical);
     let node = first.node.expect("the node of a page is known");
-    let bound = Request::builder(ByteLen::new(MIB2))
-        .page_size(HugeSize::MIB2)
-        .strict()
-        .nodes(htlb_core::NodePolicy::Bind(node.mask()))
-        .dma_mask(htlb_core::AddressBits::new(32).unwrap())
-        .build()
-        .unwrap();
-    let bound = ground
-        .device
-        .create(&bound, bound.size(), Populate::Now)
-        .unwrap();
-    let place = bound.lookup(MIB2 - 1).unwrap();
-    assert_eq!(place.node, Some(node));
-    assert!(place.physical < 1 << 32);
+    let choice = || {
+        Request::builder(ByteLen::new(MIB2))
+            .page_size(HugeSize::MIB2)
+            .strict()
+    };
+    let made = |request: Request| {
+        let made = ground
+            .device
+            .create(&request, request.size(), Populate::Now);
+        made.unwrap().lookup(MIB2 - 1).unwrap()
+    };
+    let bound = choice().nodes(NodePolicy::Bind(node.mask()));
+    assert_eq!(made(bound.build().unwrap()).node, Some(node));
+    let low = choice().dma_mask(AddressBits::new(32).unwrap());
+    assert!(made(low.build().unwrap()).physical < 1 << 32);
 }
 
 #[test]

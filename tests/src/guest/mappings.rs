@@ -20,7 +20,10 @@ use super::{Group, Module};
 
 pub(super) const GROUP: Group = Group {
     name: "mappings",
-    modules: &[Module::new("htlb", "pages_2m=16 overcommit_2m=0")],
+    modules: &[
+        Module::new("htlb", "pages_2m=16 overcommit_2m=0"),
+        Module::new("brd", "rd_nr=1 rd_size=16384"),
+    ],
     cases: || {
         [
             entries::cases(),

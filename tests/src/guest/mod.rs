@@ -38,6 +38,7 @@
 mod area;
 mod child;
 mod holders;
+mod importer;
 mod machine;
 mod mappings;
 pub mod meminfo;
@@ -59,7 +60,7 @@ use clap::{Parser, Subcommand};
 pub use module::Module;
 
 /// Every group, in the order in which they run.
-pub const GROUPS: &[&Group] = &[&machine::GROUP, &mappings::GROUP];
+pub const GROUPS: &[&Group] = &[&machine::GROUP, &importer::GROUP, &mappings::GROUP];
 
 /// What a case does.
 pub type Body = fn() -> Result<()>;

@@ -43,12 +43,27 @@ impl Module {
             .any(|line| line.split(' ').next() == Some(self.name)))
     }
 
-    /// Puts it into the kernel.
+    /// Whether it is a part of the kernel, as some are of the debug kernel.
+    ///
+    /// # Errors
+    /// `/sys` or `/lib` cannot be read.
+    pub fn is_built_in(self) -> Result<bool> {
+        Ok(fs::exists(format!("/sys/module/{}", self.name))? && !fs::exists(self.file())?)
+    }
+
+    fn file(self) -> String {
+        format!("/lib/modules/{}.ko", self.name)
+    }
+
+    /// Puts it into the kernel, if it is not a part of it.
     ///
     /// # Errors
     /// No such file, or what the kernel answers.
     pub fn load(self) -> Result<()> {
-        let file = format!("/lib/modules/{}.ko", self.name);
+        if self.is_built_in()? {
+            return Ok(());
+        }
+        let file = self.file();
         let object = File::open(&file).with_context(|| format!("opening {file}"))?;
         finit_module(object, &CString::new(self.parameters)?, 0)
             .with_context(|| format!("loading {} {}", self.name, self.parameters))

@@ -3,7 +3,8 @@
 //!
 //! A folder with a Makefile beside its Kbuild file is built by that Makefile, as a person would by hand; another by
 //! Kbuild at once. Both are given two variables: `HTLB_CORE`, the folder of the core's own sources, and `HTLB_CRATES`,
-//! a folder with one folder per third-party crate, at the versions of the workspace's `Cargo.lock`.
+//! a folder with one folder per third-party crate, at the versions of the workspace's `Cargo.lock`. Modules of any
+//! folder but the module's own are also given `HTLB_KMOD`, that folder, whose `include` has `linux/htlb.h`, and may use what it exports.
 //! Objects go to `target/kernel/<route>/<folder's name>`; nothing is written beside the sources.
 
 use std::fs;
@@ -18,25 +19,48 @@ use super::progress::Progress;
 use super::toolchain::Bind;
 use super::{workspace, Prepared};
 
+/// The folder of the module itself; any other may hold modules that use what it exports.
+const HTLB: &str = "htlb-kmod";
+
 /// Builds the modules of `folder`, again only what changed; returns the `.ko` files.
 ///
 /// # Errors
 ///
 /// No Kbuild file, a failing build (with the end of its log), or a warning from the compilers, objtool or modpost.
 pub fn build(kernel: &Prepared, folder: &Path) -> Result<Vec<PathBuf>> {
-    build_against(kernel, folder, &[])
+    let htlb = workspace().join(HTLB);
+    let is_htlb = fs::canonicalize(&htlb).ok() == fs::canonicalize(folder).ok();
+    if is_htlb {
+        return make(kernel, folder, None);
+    }
+    let exported = exports(&make(kernel, &htlb, None)?)?;
+    make(kernel, folder, Some(&exported))
 }
 
-/// As [`build`], for modules that use what others export; `symbols` are the `Module.symvers` of those.
+/// Builds the module, and then those of `folders`, which may use what it exports; returns all `.ko` files.
 ///
 /// # Errors
 ///
 /// As [`build`].
-pub fn build_against(
-    kernel: &Prepared,
-    folder: &Path,
-    symbols: &[PathBuf],
-) -> Result<Vec<PathBuf>> {
+pub fn build_all(kernel: &Prepared, folders: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut objects = make(kernel, &workspace().join(HTLB), None)?;
+    let exported = exports(&objects)?;
+    for folder in folders {
+        objects.extend(make(kernel, folder, Some(&exported))?);
+    }
+    Ok(objects)
+}
+
+/// What these modules export, as modpost wrote it down beside the first of them.
+fn exports(objects: &[PathBuf]) -> Result<PathBuf> {
+    let beside = objects.first().and_then(|object| object.parent());
+    Ok(beside
+        .context("Kbuild made no module")?
+        .join("Module.symvers"))
+}
+
+/// Builds `folder`; `exported` is the `Module.symvers` of what its modules use.
+fn make(kernel: &Prepared, folder: &Path, exported: Option<&Path>) -> Result<Vec<PathBuf>> {
     let folder = folder
         .canonicalize()
         .with_context(|| format!("looking for {}", folder.display()))?;
@@ -64,12 +88,9 @@ pub fn build_against(
         format!("HTLB_CRATES={}", crates.display()),
         "modules".to_owned(),
     ]);
-    if !symbols.is_empty() {
-        let symbols: Vec<String> = symbols
-            .iter()
-            .map(|symbols| symbols.display().to_string())
-            .collect();
-        make.push(format!("KBUILD_EXTRA_SYMBOLS={}", symbols.join(" ")));
+    if let Some(exported) = exported {
+        make.push(format!("KBUILD_EXTRA_SYMBOLS={}", exported.display()));
+        make.push(format!("HTLB_KMOD={}", workspace().join(HTLB).display()));
     }
     let progress = Progress::new(format!("modules for the {} kernel", kernel.route));
     let stage = progress.stage(format!(

@@ -10,6 +10,7 @@
 //! lines. A guest that hangs is killed; one that panics ends by itself. An [`Outcome`] is a success only if the
 //! guest reached its end, no test failed, and the kernel had nothing to complain about.
 
+pub mod bench;
 pub mod findings;
 pub mod init;
 pub mod initramfs;
@@ -123,10 +124,23 @@ impl Guest {
     ///
     /// The kernel has no such module.
     pub fn kernel_module(mut self, name: &str, parameters: &str) -> Result<Self> {
-        let Some(folder) = self.kernel.modules.clone() else {
+        let Some(object) = self.unpacked(name)? else {
             return Ok(self);
         };
-        let packed = find_module(&folder, name)?
+        for needed in init::dependencies(&fs::read(&object)?) {
+            if !self.modules.iter().any(|module| module.is_named(&needed)) {
+                self = self.kernel_module(&needed, "")?;
+            }
+        }
+        self.module(&object, parameters)
+    }
+
+    /// The file of one of the kernel's own modules; `None` where all is built in.
+    fn unpacked(&self, name: &str) -> Result<Option<PathBuf>> {
+        let Some(folder) = &self.kernel.modules else {
+            return Ok(None);
+        };
+        let packed = find_module(folder, name)?
             .with_context(|| format!("Debian's kernel has no module {name}"))?;
         let object = workspace()
             .join("target/vm/modules")
@@ -135,12 +149,7 @@ impl Guest {
         if !object.exists() {
             unpack_module(&packed, &object)?;
         }
-        for needed in init::dependencies(&fs::read(&object)?) {
-            if !self.modules.iter().any(|module| module.is_named(&needed)) {
-                self = self.kernel_module(&needed, "")?;
-            }
-        }
-        self.module(&object, parameters)
+        Ok(Some(object))
     }
 
     /// The shell script that is the test; it prints KTAP, and its exit status counts.
@@ -302,6 +311,8 @@ enum Action {
         #[arg(long, value_name = "WORDS")]
         append: Option<String>,
     },
+    /// Measure htlb beside the kernel's own exporters of dma-bufs, in a guest.
+    Bench(bench::Arguments),
     /// Boot good guests and bad ones, and see that they are told apart; the last line is `N passed, M failed`.
     Selftest,
 }
@@ -404,6 +415,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
                 .fold(guest, |guest, words| guest.command_line(words))
                 .shell()
         }
+        Action::Bench(arguments) => bench::run(&arguments),
         Action::Selftest => selftest::run(),
     }
 }

@@ -12,8 +12,10 @@ use super::{program, Guest, Outcome};
 use crate::kernel::{self, module, workspace, Prepared, Route};
 use crate::skip;
 
-/// Folders with modules, each of which may use what those before it export.
-const MODULES: [&str; 1] = ["htlb-kmod"];
+/// In these, each folder with a Kbuild file is a module that may use what the module exports.
+const USERS: [&str; 2] = ["htlb-kmod/examples", "tests/kmod"];
+/// The kernel's own modules that some group needs.
+const OF_THE_KERNEL: [&str; 1] = ["brd"];
 
 /// Which tests are run, as options of `htlb-guest`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -83,25 +85,42 @@ fn guest(kernel: &Prepared) -> Result<Guest> {
     for object in modules(kernel)? {
         guest = guest.copy(&place(&object)?, &object)?;
     }
-    // A disk for direct input and output.
-    programs(guest.kernel_module("brd", "")?)
+    for name in OF_THE_KERNEL {
+        if let Some(object) = guest.unpacked(name)? {
+            guest = guest.copy(&place(&object)?, &object)?;
+        }
+    }
+    programs(guest)
 }
 
-/// Builds every module for this kernel.
+/// Builds every module for this kernel; those that others use come first.
 ///
 /// # Errors
 ///
 /// One does not build.
 pub fn modules(kernel: &Prepared) -> Result<Vec<PathBuf>> {
-    let mut objects = Vec::new();
-    let mut symbols: Vec<PathBuf> = Vec::new();
-    for folder in MODULES {
-        let built = module::build_against(kernel, &workspace().join(folder), &symbols)?;
-        let output = built.first().and_then(|object| object.parent());
-        symbols.extend(output.map(|output| output.join("Module.symvers")));
-        objects.extend(built);
+    let mut folders = Vec::new();
+    for folder in USERS {
+        folders.extend(module_folders(&workspace().join(folder))?);
     }
-    Ok(objects)
+    module::build_all(kernel, &folders)
+}
+
+/// The folders in `folder` that have a Kbuild file, in the order of their names.
+fn module_folders(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut folders = Vec::new();
+    if folder.exists() {
+        let entries =
+            fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
+        for entry in entries {
+            let path = entry?.path();
+            if path.join("Kbuild").exists() {
+                folders.push(path);
+            }
+        }
+    }
+    folders.sort();
+    Ok(folders)
 }
 
 /// The file's place in a guest, where `htlb-guest` looks for it.
