@@ -37,13 +37,19 @@
 
 mod conformance;
 mod drivers;
+mod area;
+mod child;
+mod holders;
 mod importer;
 mod machine;
+mod mappings;
 pub mod meminfo;
 pub mod module;
 pub mod probe;
+mod quiet;
 pub mod rest;
 mod run;
+mod uring;
 
 use std::fmt;
 use std::fs;
@@ -64,6 +70,7 @@ pub const GROUPS: &[&Group] = &[
     &importer::GROUP,
     &drivers::GROUP,
     &drivers::EDU,
+    &mappings::GROUP,
 ];
 
 /// What a case does.
