@@ -37,6 +37,7 @@
 
 mod conformance;
 mod importer;
+mod library;
 mod machine;
 pub mod meminfo;
 pub mod module;
@@ -61,6 +62,7 @@ pub const GROUPS: &[&Group] = &[
     // This many lines even where they would fit into fewer: groups come from many hands.
     &conformance::GROUP,
     &importer::GROUP,
+    &library::GROUP,
 ];
 
 /// What a case does.
