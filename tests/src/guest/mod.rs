@@ -41,6 +41,7 @@ mod area;
 mod child;
 mod holders;
 mod importer;
+mod library;
 mod machine;
 mod mappings;
 pub mod meminfo;
@@ -71,6 +72,7 @@ pub const GROUPS: &[&Group] = &[
     &drivers::GROUP,
     &drivers::EDU,
     &mappings::GROUP,
+    &library::GROUP,
 ];
 
 /// What a case does.
