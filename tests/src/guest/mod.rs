@@ -37,12 +37,15 @@
 
 mod area;
 mod child;
+mod conformance;
 mod holders;
 mod importer;
 mod machine;
 mod mappings;
 pub mod meminfo;
 pub mod module;
+pub mod probe;
+mod punch;
 mod quiet;
 pub mod rest;
 mod run;
@@ -60,7 +63,14 @@ use clap::{Parser, Subcommand};
 pub use module::Module;
 
 /// Every group, in the order in which they run.
-pub const GROUPS: &[&Group] = &[&machine::GROUP, &importer::GROUP, &mappings::GROUP];
+pub const GROUPS: &[&Group] = &[
+    &machine::GROUP,
+    // This many lines even where they would fit into fewer: groups come from many hands.
+    &conformance::GROUP,
+    &importer::GROUP,
+    &mappings::GROUP,
+    &punch::GROUP,
+];
 
 /// What a case does.
 pub type Body = fn() -> Result<()>;

@@ -46,6 +46,9 @@ fn pool() -> Result<Stats> {
 /// Fails unless so many huge pages are in limbo.
 fn expect_in_limbo(pages: usize) -> Result<()> {
     let found = pool()?.limbo;
-    ensure!(found == (pages * HUGE) as u64, "{found} bytes in limbo instead of {pages} pages");
+    ensure!(
+        found == (pages * HUGE) as u64,
+        "{found} bytes in limbo instead of {pages} pages"
+    );
     Ok(())
 }

@@ -177,7 +177,12 @@ pub(in super::super) fn transfer(
 }
 
 /// Reads from a pipe to a place in an area.
-pub(in super::super) fn receive(pipe: &File, area: &Area, at: usize, len: usize) -> io::Result<usize> {
+pub(in super::super) fn receive(
+    pipe: &File,
+    area: &Area,
+    at: usize,
+    len: usize,
+) -> io::Result<usize> {
     use std::os::fd::AsRawFd;
     // SAFETY: `len` bytes of the area, or the call fails; they may change at any time.
     let moved = unsafe { libc::read(pipe.as_raw_fd(), area.pointer(at).cast(), len) };

@@ -134,7 +134,10 @@ fn a_punched_promise_is_given_up() -> Result<()> {
     area.stamp(0..HUGE, 129);
     ensure!(super::pool()?.available == before.available - 4 * HUGE as u64);
     let cut = buffer.punch(0, 3 * HUGE as u64)?;
-    ensure!((cut.removed, cut.unpromised) == (HUGE as u64, 2 * HUGE as u64), "{cut:?}");
+    ensure!(
+        (cut.removed, cut.unpromised) == (HUGE as u64, 2 * HUGE as u64),
+        "{cut:?}"
+    );
     ensure!(super::pool()?.available == before.available - HUGE as u64);
     area.expect_zeroes(area.all())
 }

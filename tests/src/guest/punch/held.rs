@@ -35,7 +35,10 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// Unloading takes the module from the others.
 pub(super) fn last_cases() -> Vec<Case> {
-    vec![Case::new("the_module_stays_while_something_of_it_lives", the_module_stays_while_something_of_it_lives)]
+    vec![Case::new(
+        "the_module_stays_while_something_of_it_lives",
+        the_module_stays_while_something_of_it_lives,
+    )]
 }
 
 /// Fills every page that the pool has left with other stamps, twice.
@@ -57,7 +60,8 @@ fn use_what_is_free(stamp: u64) -> Result<()> {
 fn numbers(mut pipe: impl Read) -> Result<[u64; 2]> {
     let mut bytes = vec![0_u8; 2 * BASE];
     pipe.read_exact(&mut bytes)?;
-    let number = |at: usize| -> Result<u64> { Ok(u64::from_ne_bytes(bytes[at..at + 8].try_into()?)) };
+    let number =
+        |at: usize| -> Result<u64> { Ok(u64::from_ne_bytes(bytes[at..at + 8].try_into()?)) };
     Ok([number(0)?, number(BASE)?])
 }
 
@@ -76,7 +80,10 @@ fn what_is_in_a_pipe_is_nobody_elses() -> Result<()> {
     area.stamp(area.all(), 142);
     use_what_is_free(143)?;
     expect_in_limbo(1)?;
-    ensure!(numbers(reader)? == expected, "the pipe has another page's content");
+    ensure!(
+        numbers(reader)? == expected,
+        "the pipe has another page's content"
+    );
     drop(writer);
     drop((area, buffer));
     expect_in_limbo(0)
@@ -95,12 +102,20 @@ fn what_a_ring_holds_is_nobody_elses() -> Result<()> {
     area.stamp(area.all(), 145);
     use_what_is_free(146)?;
     let path = "/tmp/htlb-held";
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)?;
     // The ring goes by the addresses that were registered, and by the pages that were behind them then.
     ensure!(ring.write_fixed(file.as_fd(), &area, BASE..3 * BASE)? == 2 * BASE);
     let copy = Area::anonymous(2 * BASE)?;
     ensure!(transfer(&file, &copy, 0, 2 * BASE, 0, false)? == 2 * BASE);
-    ensure!([copy.read(0), copy.read(BASE)] == expected, "the ring has another page's content");
+    ensure!(
+        [copy.read(0), copy.read(BASE)] == expected,
+        "the ring has another page's content"
+    );
     fs::remove_file(path)?;
     expect_in_limbo(2)?;
     ring.unregister()?;
@@ -165,7 +180,10 @@ fn pages_come_back_though_nobody_asks_for_them() -> Result<()> {
     drop((reader, writer));
     let began = Instant::now();
     while in_limbo()? {
-        ensure!(began.elapsed() < Duration::from_secs(20), "it is in limbo for ever");
+        ensure!(
+            began.elapsed() < Duration::from_secs(20),
+            "it is in limbo for ever"
+        );
         sleep(Duration::from_millis(20));
     }
     Ok(())
@@ -209,7 +227,10 @@ fn the_module_stays_while_something_of_it_lives() -> Result<()> {
     ensure!(splice(&writer, &area, 0..BASE)? == BASE);
     drop(area);
     for _ in 0..20 {
-        ensure!(unload() == Err(Errno::AGAIN), "with a page that a pipe holds");
+        ensure!(
+            unload() == Err(Errno::AGAIN),
+            "with a page that a pipe holds"
+        );
         sleep(Duration::from_millis(50));
     }
     drop((reader, writer));

@@ -41,7 +41,10 @@ struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % sides
     }
 }
@@ -54,7 +57,10 @@ fn hammer(area: &Area, stamp: u64, seed: u64, go_on: &dyn Fn() -> bool) -> Resul
         let page = dice.roll(LEN / BASE) * BASE;
         let found = area.read(page);
         let expected = number(stamp, page as u64);
-        ensure!(found == 0 || found == expected, "{found:#x} at {page:#x} instead of {expected:#x}");
+        ensure!(
+            found == 0 || found == expected,
+            "{found:#x} at {page:#x} instead of {expected:#x}"
+        );
         if dice.roll(2) == 0 {
             area.write(page, expected);
         }
@@ -95,8 +101,13 @@ fn together(actors: &[&(dyn Fn(&dyn Fn() -> bool) -> Result<u64> + Sync)]) -> Re
                 })
             })
             .collect();
-        let done: Vec<_> = running.into_iter().map(thread::ScopedJoinHandle::join).collect();
-        done.into_iter().map(|done| done.unwrap_or_else(|_| bail!("an actor panicked"))).collect()
+        let done: Vec<_> = running
+            .into_iter()
+            .map(thread::ScopedJoinHandle::join)
+            .collect();
+        done.into_iter()
+            .map(|done| done.unwrap_or_else(|_| bail!("an actor panicked")))
+            .collect()
     })
 }
 
@@ -117,7 +128,11 @@ fn readers_and_writers_never_see_anothers_page() -> Result<()> {
     let children = [(&of_first, 161_u64), (&of_second, 162), (&of_first, 161)]
         .into_iter()
         .enumerate()
-        .map(|(seed, (area, stamp))| Ok(Child::start(|| hammer(area, stamp, seed as u64, &go_on).map(drop))?))
+        .map(|(seed, (area, stamp))| {
+            Ok(Child::start(|| {
+                hammer(area, stamp, seed as u64, &go_on).map(drop)
+            })?)
+        })
         .collect::<Result<Vec<Child>>>()?;
     let done = together(&[
         &|go_on| hammer(&of_first, 161, 7, go_on),
@@ -137,24 +152,39 @@ fn readers_and_writers_never_see_anothers_page() -> Result<()> {
 fn faults_of_many_threads_race_punches() -> Result<()> {
     let [(first, of_first), (second, of_second)] = pair()?;
     // A fresh mapping each time: every touch is a fault, of both kinds of entries.
-    let refault = |buffer: &DeviceBuffer, stamp: u64, seed: u64, go_on: &dyn Fn() -> bool| -> Result<u64> {
-        let mut dice = Dice(seed);
-        let mut faulted = 0;
-        while go_on() {
-            let private = dice.roll(3) == 0;
-            let flags = if private { libc::MAP_PRIVATE } else { libc::MAP_SHARED };
-            let offset = dice.roll(2) * BASE;
-            let area = Area::map(buffer, offset as u64, LEN - HUGE, super::super::area::RW, flags)?;
-            for _ in 0..8 {
-                let page = dice.roll((LEN - HUGE) / BASE) * BASE;
-                let (found, expected) = (area.read(page), number(stamp, (offset + page) as u64));
-                ensure!(found == 0 || found == expected, "{found:#x} at {page:#x} instead of {expected:#x}");
-                area.write(page, expected);
-                faulted += 1;
+    let refault =
+        |buffer: &DeviceBuffer, stamp: u64, seed: u64, go_on: &dyn Fn() -> bool| -> Result<u64> {
+            let mut dice = Dice(seed);
+            let mut faulted = 0;
+            while go_on() {
+                let private = dice.roll(3) == 0;
+                let flags = if private {
+                    libc::MAP_PRIVATE
+                } else {
+                    libc::MAP_SHARED
+                };
+                let offset = dice.roll(2) * BASE;
+                let area = Area::map(
+                    buffer,
+                    offset as u64,
+                    LEN - HUGE,
+                    super::super::area::RW,
+                    flags,
+                )?;
+                for _ in 0..8 {
+                    let page = dice.roll((LEN - HUGE) / BASE) * BASE;
+                    let (found, expected) =
+                        (area.read(page), number(stamp, (offset + page) as u64));
+                    ensure!(
+                        found == 0 || found == expected,
+                        "{found:#x} at {page:#x} instead of {expected:#x}"
+                    );
+                    area.write(page, expected);
+                    faulted += 1;
+                }
             }
-        }
-        Ok(faulted)
-    };
+            Ok(faulted)
+        };
     let done = together(&[
         &|go_on| refault(&first, 163, 1, go_on),
         &|go_on| refault(&first, 163, 2, go_on),
@@ -217,7 +247,10 @@ fn pipes_race_punches() -> Result<()> {
             // What the pipe got is the page that was there then: nobody stamps it for another buffer now.
             std::io::Read::read_exact(&mut reader, &mut bytes)?;
             let found = u64::from_ne_bytes(bytes[..8].try_into()?);
-            ensure!(found == 0 || found == expected, "{found:#x} instead of {expected:#x}");
+            ensure!(
+                found == 0 || found == expected,
+                "{found:#x} instead of {expected:#x}"
+            );
             times += 1;
         }
         Ok(times)
@@ -252,7 +285,9 @@ fn mappings_race_truncates() -> Result<()> {
             let fresh = Area::map(&buffer, 0, LEN, super::super::area::RW, libc::MAP_SHARED)?;
             // What lies beyond the end at that moment is refused, and not a signal.
             match fresh.advise(0..LEN, libc::MADV_POPULATE_WRITE) {
-                Err(error) if error.raw_os_error() != Some(libc::EFAULT) => return Err(error.into()),
+                Err(error) if error.raw_os_error() != Some(libc::EFAULT) => {
+                    return Err(error.into())
+                }
                 _ => times += 1,
             }
         }
@@ -267,7 +302,12 @@ fn mappings_race_truncates() -> Result<()> {
         }
         Ok(times)
     };
-    let done = together(&[&|go_on| truncate(1, go_on), &|go_on| truncate(2, go_on), &map, &inside])?;
+    let done = together(&[
+        &|go_on| truncate(1, go_on),
+        &|go_on| truncate(2, go_on),
+        &map,
+        &inside,
+    ])?;
     ensure!(done.iter().all(|times| *times > 3), "{done:?}");
     buffer.truncate(LEN as u64)?;
     // The kernel's own record of the size has followed: huge entries reach to the end.
@@ -302,13 +342,23 @@ fn two_that_populate_the_same_get_one_page() -> Result<()> {
                 }
                 Ok(())
             };
-            let running = [scope.spawn(by_call), scope.spawn(by_call), scope.spawn(by_touch), scope.spawn(by_touch)];
-            running.into_iter().try_for_each(|one| one.join().unwrap_or_else(|_| bail!("it panicked")))
+            let running = [
+                scope.spawn(by_call),
+                scope.spawn(by_call),
+                scope.spawn(by_touch),
+                scope.spawn(by_touch),
+            ];
+            running
+                .into_iter()
+                .try_for_each(|one| one.join().unwrap_or_else(|_| bail!("it panicked")))
         })?;
         ensure!(buffer.info()?.populated == LEN as u64);
         ensure!(super::pool()?.free == before - LEN as u64);
         for page in (0..LEN).step_by(HUGE) {
-            ensure!(area.read(page) == number(round, page as u64), "a write is lost");
+            ensure!(
+                area.read(page) == number(round, page as u64),
+                "a write is lost"
+            );
         }
     }
     Ok(())
@@ -328,7 +378,15 @@ fn books_are_looked_at_while_everybody_is_busy() -> Result<()> {
     let make = |go_on: &dyn Fn() -> bool| -> Result<u64> {
         let mut times = 0;
         while go_on() {
-            let made = sized(HUGE, 0, if times % 2 == 0 { Populate::Now } else { Populate::Later })?;
+            let made = sized(
+                HUGE,
+                0,
+                if times % 2 == 0 {
+                    Populate::Now
+                } else {
+                    Populate::Later
+                },
+            )?;
             drop(made);
             times += 1;
         }

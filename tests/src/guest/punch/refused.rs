@@ -32,7 +32,10 @@ fn expect_refusal(answer: Result<Cut, DeviceError>, errno: i32) -> Result<()> {
 fn unchanged(buffer: &DeviceBuffer, area: &Area, pages: usize, stamp: u64) -> Result<()> {
     rest::check().map_err(|said| anyhow::anyhow!(said))?;
     let info = buffer.info()?;
-    ensure!(info.populated == (pages * HUGE) as u64 && info.bytes == info.populated, "{info:?}");
+    ensure!(
+        info.populated == (pages * HUGE) as u64 && info.bytes == info.populated,
+        "{info:?}"
+    );
     area.expect_huge(pages * HUGE)?;
     area.expect(area.all(), stamp)
 }

@@ -43,7 +43,11 @@ fn settle() {
 }
 
 /// Everybody who can wait for the first page: a touch, a write, a copy of its own, the kernel on behalf of a call, and the ioctls.
-fn waiters<'a>(buffer: &'a DeviceBuffer, area: &'a Area, private: &'a Area) -> Vec<Box<dyn Fn() -> Result<()> + 'a>> {
+fn waiters<'a>(
+    buffer: &'a DeviceBuffer,
+    area: &'a Area,
+    private: &'a Area,
+) -> Vec<Box<dyn Fn() -> Result<()> + 'a>> {
     vec![
         Box::new(|| {
             let _touched = area.read(2 * BASE);
@@ -112,7 +116,10 @@ fn those_who_wait_for_a_page_can_be_killed() -> Result<()> {
         buffer.punch(0, HUGE as u64)?;
         Ok(())
     };
-    let mut children = waiters.iter().map(|wait| Ok(Child::start(wait)?)).collect::<Result<Vec<Child>>>()?;
+    let mut children = waiters
+        .iter()
+        .map(|wait| Ok(Child::start(wait)?))
+        .collect::<Result<Vec<Child>>>()?;
     children.push(Child::start(punch)?);
     settle();
     let began = Instant::now();
@@ -120,7 +127,11 @@ fn those_who_wait_for_a_page_can_be_killed() -> Result<()> {
         child.signal(libc::SIGKILL)?;
         ensure!(child.wait()? == Ended::Signal(libc::SIGKILL));
     }
-    ensure!(began.elapsed() < Duration::from_secs(20), "they took {:?} to die", began.elapsed());
+    ensure!(
+        began.elapsed() < Duration::from_secs(20),
+        "they took {:?} to die",
+        began.elapsed()
+    );
     rest::check().map_err(|said| anyhow::anyhow!(said))?;
     probe.answer(Ok(0))?;
     producer.succeeds()?;
@@ -148,7 +159,10 @@ fn a_producer_can_be_killed() -> Result<()> {
     ensure!(producer.wait()? == Ended::Signal(libc::SIGKILL));
     drop(probe);
     let info = buffer.info()?;
-    ensure!(info.populated == 0 && info.promised == HUGE as u64, "{info:?}");
+    ensure!(
+        info.populated == 0 && info.promised == HUGE as u64,
+        "{info:?}"
+    );
     let area = Area::shared(&buffer, HUGE)?;
     area.expect_zeroes(0..HUGE)
 }
