@@ -271,7 +271,7 @@ impl Drop for Area {
 }
 
 /// The number that a page with this stamp has at this place of its buffer.
-fn number(stamp: u64, offset: u64) -> u64 {
+pub(super) fn number(stamp: u64, offset: u64) -> u64 {
     (stamp << 48) ^ offset ^ 0x0000_5354_414d_5000
 }
 

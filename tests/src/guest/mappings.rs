@@ -2,7 +2,7 @@
 //! Mappings of a buffer: how its pages get into page tables, and what comes of everything that a program can do to them
 //! there. Each case begins with intact huge entries, and says what is left of them.
 
-mod access;
+pub(super) mod access;
 mod advice;
 mod alone;
 mod cut;

@@ -39,6 +39,9 @@ mod conformance;
 mod drivers;
 mod area;
 mod child;
+mod area;
+mod child;
+mod conformance;
 mod holders;
 mod importer;
 mod library;
@@ -47,6 +50,7 @@ mod mappings;
 pub mod meminfo;
 pub mod module;
 pub mod probe;
+mod punch;
 mod quiet;
 pub mod rest;
 mod run;
@@ -73,6 +77,7 @@ pub const GROUPS: &[&Group] = &[
     &drivers::EDU,
     &mappings::GROUP,
     &library::GROUP,
+    &punch::GROUP,
 ];
 
 /// What a case does.

@@ -176,6 +176,19 @@ pub(in super::super) fn transfer(
     usize::try_from(moved).map_err(|_| io::Error::last_os_error())
 }
 
+/// Reads from a pipe to a place in an area.
+pub(in super::super) fn receive(
+    pipe: &File,
+    area: &Area,
+    at: usize,
+    len: usize,
+) -> io::Result<usize> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: `len` bytes of the area, or the call fails; they may change at any time.
+    let moved = unsafe { libc::read(pipe.as_raw_fd(), area.pointer(at).cast(), len) };
+    usize::try_from(moved).map_err(|_| io::Error::last_os_error())
+}
+
 fn direct_input_and_output_go_to_the_pages() -> Result<()> {
     let Some(disk) = disk()? else {
         return skip("this guest has no disk in memory");
