@@ -35,6 +35,8 @@
 //! A complaint in the kernel's log fails the run, wherever it comes from: the log has a line for the start of each case, so that it
 //! can be told whose it is. What a case provokes on purpose, it announces by [`expect_in_log`].
 
+mod dmabuf;
+mod heap;
 mod importer;
 mod machine;
 pub mod meminfo;
@@ -54,7 +56,12 @@ use clap::{Parser, Subcommand};
 pub use module::Module;
 
 /// Every group, in the order in which they run.
-pub const GROUPS: &[&Group] = &[&machine::GROUP, &importer::GROUP];
+pub const GROUPS: &[&Group] = &[
+    &machine::GROUP,
+    &importer::GROUP,
+    &dmabuf::GROUP,
+    &heap::GROUP,
+];
 
 /// What a case does.
 pub type Body = fn() -> Result<()>;
