@@ -43,6 +43,8 @@ mod area;
 mod child;
 mod conformance;
 mod holders;
+mod dmabuf;
+mod heap;
 mod importer;
 mod library;
 mod machine;
@@ -78,6 +80,8 @@ pub const GROUPS: &[&Group] = &[
     &mappings::GROUP,
     &library::GROUP,
     &punch::GROUP,
+    &dmabuf::GROUP,
+    &heap::GROUP,
 ];
 
 /// What a case does.
