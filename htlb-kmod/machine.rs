@@ -22,6 +22,7 @@ use crate::accounts::Users;
 use crate::buffer::DmaBuffer;
 use crate::ffi::page::{self, Page};
 use crate::ffi::system;
+use crate::import::Donated;
 use crate::ffi::wait::{self, Killed, Signals};
 use crate::limbo::Limbo;
 use crate::memory::Words;
@@ -65,6 +66,7 @@ pub(crate) struct Machine {
     limbo: Limbo,
     #[pin]
     users: Users,
+    donated: Donated,
 }
 
 fn stock(size: HugeSize, nodes: u32) -> Result<Stock<Words>, Reason> {
@@ -92,6 +94,7 @@ impl Machine {
                 next_buffer: AtomicU64::new(1),
                 limbo <- Limbo::new(),
                 users <- Users::new(),
+                donated: Donated::new(),
             }),
             GFP_KERNEL,
         )?;
@@ -129,6 +132,11 @@ impl Machine {
     /// Pages that left their slots but that somebody still holds.
     pub(crate) fn limbo(&self) -> &Limbo {
         &self.limbo
+    }
+
+    /// How many pages imports hold.
+    pub(crate) fn donated(&self) -> &Donated {
+        &self.donated
     }
 
     /// Who has opened the device.
