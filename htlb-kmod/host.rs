@@ -9,7 +9,7 @@ use htlb_core::ledger::AccountId;
 use htlb_core::page_map::PageMap;
 use htlb_core::pool::Run;
 use htlb_core::{
-    Attempt, Blank, ByteRange, Charge, Condition, Error as Reason, Frame, Host, HugeSize, NodeMask, PageCount,
+    Attempt, Blank, ByteRange, Charge, Condition, Error as Reason, Frame, Gfp, Host, HugeSize, NodeMask, PageCount,
     PageIndex, Reclaim, Stock, Stop, WaitFor, Waiting,
 };
 
@@ -157,7 +157,12 @@ impl Host for KernelHost<'_> {
         if system::fatal_signal() {
             return Err(Reason::Interrupted);
         }
-        crate::supply::fetch(attempt, prefer).map(|frame| (frame, Condition::Dirty))
+        // No account limits these pages, so the caller's memory cgroup does. A fault may need somebody killed; other callers are told.
+        let mut gfp = attempt.gfp | Gfp::ACCOUNT;
+        if !matches!(self.patience, Patience::Fault(_)) && !gfp.contains(Gfp::NORETRY) {
+            gfp |= Gfp::RETRY_MAYFAIL;
+        }
+        crate::supply::fetch(&Attempt { gfp, ..*attempt }, prefer).map(|frame| (frame, Condition::Dirty))
     }
 
     fn take_run(

@@ -15,6 +15,7 @@ use htlb_core::{
 use kernel::prelude::*;
 use kernel::uaccess::{UserPtr, UserSlice};
 
+use crate::accounts::By;
 use crate::buffer::{DmaBuffer, Populate};
 use crate::dmabuf;
 use crate::error::errno;
@@ -24,6 +25,8 @@ use crate::ffi::system;
 
 /// The longest record that is looked at; a tail beyond what this version knows must be zero anyway.
 const LONGEST: usize = kernel::page::PAGE_SIZE;
+/// No record is longer than this.
+const ROOM: usize = 128;
 
 /// An ioctl on the device.
 pub(crate) fn on_device(client: &Client, number: u32, argument: usize) -> Result<isize> {
@@ -68,16 +71,20 @@ pub(crate) fn read<R: Record>(argument: usize) -> Result<(R, usize)> {
     Ok((R::decode(&bytes).map_err(errno)?, size))
 }
 
+/// Writes a record back, as much of it as the caller has room for. Needs no memory.
 pub(crate) fn write<R: Record>(argument: usize, size: usize, record: &R) -> Result {
-    let mut bytes = KVec::from_elem(0u8, size.min(R::SIZE as usize), GFP_KERNEL)?;
-    let written = record.encode(&mut bytes);
-    let answer = bytes.get(..written).ok_or(EFAULT)?;
-    UserSlice::new(UserPtr::from_addr(argument), written).writer().write_slice(answer)
+    const { assert!(R::SIZE as usize <= ROOM) };
+    let mut room = [0u8; ROOM];
+    let answer = room.get_mut(..size.min(R::SIZE as usize)).ok_or(EFAULT)?;
+    record.encode(answer);
+    UserSlice::new(UserPtr::from_addr(argument), answer.len()).writer().write_slice(answer)
 }
 
 /// Reads a record, does what it asks, and writes it back, also where that failed halfway.
 pub(crate) fn serve<R: Record>(argument: usize, call: impl FnOnce(&mut R) -> Result) -> Result<isize> {
     let (mut record, size) = read::<R>(argument)?;
+    // What cannot be answered is refused before anything is done.
+    write(argument, size, &record)?;
     let outcome = call(&mut record);
     let written = write(argument, size, &record);
     outcome.and(written).map(|()| 0)
@@ -196,7 +203,7 @@ fn info(buffer: &DmaBuffer, record: &mut Info) -> Result {
 }
 
 fn lookup(buffer: &DmaBuffer, record: &mut Lookup) -> Result {
-    no_flags(record.flags)?;
+    no_flags(record.flags | record.reserved)?;
     if !system::is_admin() {
         return Err(EPERM);
     }
@@ -224,6 +231,15 @@ fn nodes(node: i32) -> Result<NodeMask> {
 
 fn size(page_bytes: u64) -> Result<HugeSize> {
     HugeSize::from_bytes(page_bytes).map_err(errno)
+}
+
+/// So many pages of that size, which the bytes must fill. By a mask and a shift: objtool does not know how a division by zero ends.
+fn pages(size: HugeSize, bytes: u64) -> Result<PageCount> {
+    if bytes & (size.bytes() - 1) == 0 {
+        Ok(PageCount::new(bytes >> size.shift()))
+    } else {
+        Err(errno(Reason::RangeUnaligned))
+    }
 }
 
 fn stats(client: &Client, record: &mut Stats) -> Result {
@@ -271,10 +287,7 @@ fn resize(client: &Client, record: &mut Resize) -> Result {
     let size = size(record.page_bytes)?;
     let machine = client.machine();
     let lock = machine.stock(size).ok_or_else(|| errno(Reason::PageSizeUnsupported))?;
-    if !size.divides(record.target) {
-        return Err(errno(Reason::RangeUnaligned));
-    }
-    let target = PageCount::new(record.target >> size.shift());
+    let target = pages(size, record.target)?;
     let nodes = nodes(record.node)?;
     let reached = if flags.contains(ResizeFlags::OVERCOMMIT) {
         lock.with(|stock| stock.ledger_mut().set_overcommit(target));
@@ -296,29 +309,19 @@ fn limit(client: &Client, record: &mut Limit) -> Result {
         return Err(errno(Reason::RecordFlags));
     }
     let size = size(record.page_bytes)?;
-    let pages = |bytes: u64| {
-        if size.divides(bytes) {
-            Ok(PageCount::new(bytes >> size.shift()))
-        } else {
-            Err(errno(Reason::RangeUnaligned))
-        }
-    };
     let machine = client.machine();
     // Whom the number means is the caller's user namespace's business, and the privilege the initial one's.
     if of_user && !system::is_admin() {
         return Err(EPERM);
     }
     if !flags.contains(LimitFlags::QUERY) {
-        let max = if record.max == NO_LIMIT { None } else { Some(pages(record.max)?) };
-        let min = pages(record.min)?;
+        let max = if record.max == NO_LIMIT { None } else { Some(pages(size, record.max)?) };
+        let min = pages(size, record.min)?;
         if of_user {
             machine.limit_user(record.uid, size, max)?;
         } else {
-            // Pages that nobody else can have are the administrator's to give.
-            if !min.is_zero() && !system::is_admin() {
-                return Err(EPERM);
-            }
-            client.payer().limit(size, max, min)?;
+            let by = if system::is_admin() { By::Admin } else { By::Anybody };
+            client.payer().limit(size, max, min, by)?;
         }
     }
     let usage = if of_user { machine.usage_of_user(record.uid, size)? } else { client.payer().usage(size)? };

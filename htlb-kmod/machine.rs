@@ -20,7 +20,7 @@ use kernel::sync::{new_mutex, Arc, Mutex};
 
 use crate::accounts::Users;
 use crate::buffer::DmaBuffer;
-use crate::ffi::page::{self, Page};
+use crate::ffi::page::Page;
 use crate::ffi::system;
 use crate::import::Donated;
 use crate::ffi::wait::{self, Killed, Signals};
@@ -256,7 +256,7 @@ impl Machine {
             }
             while gone < most.raw() {
                 let Ok(frame) = lock.with(|stock| stock.shrink(class)) else { break };
-                page::free(frame);
+                self.let_go(frame);
                 gone = gone.saturating_add(1);
             }
         }

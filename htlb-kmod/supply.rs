@@ -149,6 +149,7 @@ impl Machine {
     }
 
     /// Makes the pool on these nodes so many persistent pages large, as far as that is possible; says how many it has then.
+    /// Fails only where nothing has changed.
     pub(crate) fn resize(&self, size: HugeSize, nodes: NodeMask, target: PageCount) -> Result<PageCount, Reason> {
         let lock = self.stock(size).ok_or(Reason::PageSizeUnsupported)?;
         self.limbo().retry(self);
@@ -161,21 +162,26 @@ impl Machine {
             })
         };
         // One page from each node in turn, until none has any.
+        let before = persistent();
         let mut came = true;
-        while came && persistent() < target.raw() {
+        let mut refusal = None;
+        while came && refusal.is_none() && persistent() < target.raw() {
             came = false;
             for node in nodes.iter() {
                 if system::fatal_signal() {
-                    return Err(Reason::Interrupted);
+                    refusal = Some(Reason::Interrupted);
                 }
-                if persistent() >= target.raw() {
+                if refusal.is_some() || persistent() >= target.raw() {
                     break;
                 }
                 if let Some(frame) = page::allocate(crate::params::POOL_GFP, size, node) {
-                    self.take_in(frame, Supply::Persistent)?;
-                    came = true;
+                    refusal = self.take_in(frame, Supply::Persistent).err();
+                    came = refusal.is_none();
                 }
             }
+        }
+        if let Some(reason) = refusal.filter(|_| persistent() == before) {
+            return Err(reason);
         }
         let excess = persistent().saturating_sub(target.raw());
         self.shrink(size, nodes, PageCount::new(excess));

@@ -35,10 +35,13 @@
 //! A complaint in the kernel's log fails the run, wherever it comes from: the log has a line for the start of each case, so that it
 //! can be told whose it is. What a case provokes on purpose, it announces by [`expect_in_log`].
 
+mod conformance;
+mod drivers;
 mod importer;
 mod machine;
 pub mod meminfo;
 pub mod module;
+pub mod probe;
 pub mod rest;
 mod run;
 
@@ -54,7 +57,14 @@ use clap::{Parser, Subcommand};
 pub use module::Module;
 
 /// Every group, in the order in which they run.
-pub const GROUPS: &[&Group] = &[&machine::GROUP, &importer::GROUP];
+pub const GROUPS: &[&Group] = &[
+    &machine::GROUP,
+    // This many lines even where they would fit into fewer: groups come from many hands.
+    &conformance::GROUP,
+    &importer::GROUP,
+    &drivers::GROUP,
+    &drivers::EDU,
+];
 
 /// What a case does.
 pub type Body = fn() -> Result<()>;
