@@ -10,7 +10,7 @@
 
 /**
  * struct htlb_caller_run - runs a case
- * @name: which, with a zero behind it
+ * @name: which, with a zero behind it; out: the source file where it failed
  * @argument: what some cases take: a descriptor, a number of bytes
  * @line: out: where it failed, or 0
  * @value: out: what some cases answer, or what was found where it failed

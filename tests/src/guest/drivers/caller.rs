@@ -56,8 +56,10 @@ impl Caller {
             return Err(io::Error::last_os_error()).with_context(|| format!("running {name}"));
         }
         if run.line != 0 {
+            let file = run.name.split(|byte| *byte == 0).next().unwrap_or_default();
             bail!(
-                "htlb_caller.c:{}: what was expected there was not so, but {}",
+                "{}:{}: what was expected there was not so, but {}",
+                String::from_utf8_lossy(file),
                 run.line,
                 run.value
             );
