@@ -16,6 +16,15 @@ use crate::memory::Words;
 /// One account in each stock, in the order of [`SIZES`].
 type Accounts = [AccountId; SIZES.len()];
 
+/// On whose behalf a limit changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// Whoever has the file.
+    Anybody,
+    /// The administrator.
+    Admin,
+}
+
 /// The users that have opened the device, or were given a limit. They stay known until the module goes, since a limit must.
 #[pin_data]
 pub(crate) struct Users {
@@ -142,14 +151,21 @@ impl Payer {
     }
 
     /// Its own limit and guarantee, in pages of one size. One of the two changes first; if the other is refused, the first is undone.
-    pub(crate) fn limit(&self, size: HugeSize, max: Option<PageCount>, min: PageCount) -> Result {
+    ///
+    /// A file may have been passed on with its limit, so that only the administrator raises it, and guarantees pages that nobody
+    /// else can have then: `EPERM` for others.
+    pub(crate) fn limit(&self, size: HugeSize, max: Option<PageCount>, min: PageCount, by: By) -> Result {
         let account = account_in(&self.accounts, size)?;
         self.machine
             .with_stock(size, |stock| {
                 let ledger = stock.ledger_mut();
                 let before = ledger.usage(account)?;
+                let raises = before.max.is_some_and(|before| max.is_none_or(|max| max > before));
+                if by == By::Anybody && (raises || min != before.min) {
+                    return Ok(Err(EPERM));
+                }
                 if before.min == min {
-                    return ledger.set_limit(account, max).map_err(Stop::Fail);
+                    return ledger.set_limit(account, max).map(Ok).map_err(Stop::Fail);
                 }
                 // A minimum lies below the maximum at each step.
                 if max.is_none_or(|max| max >= before.min) {
@@ -157,17 +173,18 @@ impl Payer {
                     ledger.set_minimum(account, min, Reach::ANY).inspect_err(|_| {
                         let undone = ledger.set_limit(account, before.max);
                         debug_assert!(undone.is_ok());
-                    })
+                    })?;
                 } else {
                     ledger.set_minimum(account, min, Reach::ANY)?;
                     ledger.set_limit(account, max).map_err(|reason| {
                         let undone = ledger.set_minimum(account, before.min, Reach::ANY);
                         debug_assert!(undone.is_ok());
                         Stop::Fail(reason)
-                    })
+                    })?;
                 }
+                Ok(Ok(()))
             })
-            .map_err(crate::error::errno)
+            .map_err(crate::error::errno)?
     }
 
     /// What its buffers use.

@@ -6,7 +6,7 @@
 
 use htlb_core::driver::{Content, Punched};
 use htlb_core::uapi::{
-    Create, CreateFlags, Export, Info, Limit, LimitFlags, Lookup, Populate as PopulateRecord, Punch, Record, Reserve, Resize, ResizeFlags, Seal,
+    Create, CreateFlags, Import, Export, Info, Limit, LimitFlags, Lookup, Populate as PopulateRecord, Punch, Record, Reserve, Resize, ResizeFlags, Seal,
     SealFlags, Stats, Truncate, EXTENTS, NODE_ANY, NO_LIMIT, VERSION,
 };
 use htlb_core::{
@@ -15,16 +15,18 @@ use htlb_core::{
 use kernel::prelude::*;
 use kernel::uaccess::{UserPtr, UserSlice};
 
+use crate::accounts::By;
 use crate::buffer::{DmaBuffer, Populate};
 use crate::dmabuf;
 use crate::error::errno;
 use crate::ffi::device::Client;
 use crate::ffi::file::BufferFile;
-use crate::ffi::page::Page;
 use crate::ffi::system;
 
 /// The longest record that is looked at; a tail beyond what this version knows must be zero anyway.
 const LONGEST: usize = kernel::page::PAGE_SIZE;
+/// No record is longer than this.
+const ROOM: usize = 128;
 
 /// An ioctl on the device.
 pub(crate) fn on_device(client: &Client, number: u32, argument: usize) -> Result<isize> {
@@ -33,6 +35,7 @@ pub(crate) fn on_device(client: &Client, number: u32, argument: usize) -> Result
         Stats::IOCTL => serve(argument, |record| stats(client, record)),
         Resize::IOCTL => serve(argument, |record| resize(client, record)),
         Limit::IOCTL => serve(argument, |record| limit(client, record)),
+        Import::IOCTL => import(client, argument),
         _ => Err(ENOTTY),
     }
 }
@@ -68,16 +71,20 @@ pub(crate) fn read<R: Record>(argument: usize) -> Result<(R, usize)> {
     Ok((R::decode(&bytes).map_err(errno)?, size))
 }
 
+/// Writes a record back, as much of it as the caller has room for. Needs no memory.
 pub(crate) fn write<R: Record>(argument: usize, size: usize, record: &R) -> Result {
-    let mut bytes = KVec::from_elem(0u8, size.min(R::SIZE as usize), GFP_KERNEL)?;
-    let written = record.encode(&mut bytes);
-    let answer = bytes.get(..written).ok_or(EFAULT)?;
-    UserSlice::new(UserPtr::from_addr(argument), written).writer().write_slice(answer)
+    const { assert!(R::SIZE as usize <= ROOM) };
+    let mut room = [0u8; ROOM];
+    let answer = room.get_mut(..size.min(R::SIZE as usize)).ok_or(EFAULT)?;
+    record.encode(answer);
+    UserSlice::new(UserPtr::from_addr(argument), answer.len()).writer().write_slice(answer)
 }
 
 /// Reads a record, does what it asks, and writes it back, also where that failed halfway.
 pub(crate) fn serve<R: Record>(argument: usize, call: impl FnOnce(&mut R) -> Result) -> Result<isize> {
     let (mut record, size) = read::<R>(argument)?;
+    // What cannot be answered is refused before anything is done.
+    write(argument, size, &record)?;
     let outcome = call(&mut record);
     let written = write(argument, size, &record);
     outcome.and(written).map(|()| 0)
@@ -115,6 +122,15 @@ fn create(client: &Client, argument: usize) -> Result<isize> {
     )?;
     let close_on_exec = if flags.contains(CreateFlags::CLOEXEC) { kernel::fs::file::flags::O_CLOEXEC } else { 0 };
     Ok(file.install(close_on_exec)? as isize)
+}
+
+fn import(client: &Client, argument: usize) -> Result<isize> {
+    let (record, _) = read::<Import>(argument)?;
+    if record.flags & !kernel::fs::file::flags::O_CLOEXEC != 0 || record.reserved != 0 {
+        return Err(errno(Reason::RecordFlags));
+    }
+    let file = crate::import::import(client.payer(), &record)?;
+    Ok(file.install(record.flags)? as isize)
 }
 
 fn reserve(buffer: &DmaBuffer, record: &mut Reserve) -> Result {
@@ -180,19 +196,19 @@ fn info(buffer: &DmaBuffer, record: &mut Info) -> Result {
     for (((page_bytes, extent_bytes), rung), (part, extent)) in extents.zip(buffer.parts().take(EXTENTS)) {
         *page_bytes = extent.size().bytes();
         *extent_bytes = extent.size().bytes().saturating_mul(extent.pages().raw());
-        *rung = Info::rung_number(part.attempt.rung);
+        *rung = if buffer.is_donated() { Info::RUNG_DONATED } else { Info::rung_number(part.attempt.rung) };
     }
     record.rungs = u64::from_le_bytes(rungs);
     Ok(())
 }
 
 fn lookup(buffer: &DmaBuffer, record: &mut Lookup) -> Result {
-    no_flags(record.flags)?;
+    no_flags(record.flags | record.reserved)?;
     if !system::is_admin() {
         return Err(EPERM);
     }
     let located = buffer.map().page_at(ByteOffset::new(record.offset)).map_err(errno)?;
-    let page = Page::owned(located.pfn, located.size).ok_or(EIO)?;
+    let page = buffer.page(ByteOffset::new(record.offset), &located).ok_or(EIO)?;
     let first = located.pfn.raw() << kernel::page::PAGE_SHIFT;
     record.physical = first.saturating_add(located.offset_in_page.raw());
     record.page_bytes = located.size.bytes();
@@ -215,6 +231,15 @@ fn nodes(node: i32) -> Result<NodeMask> {
 
 fn size(page_bytes: u64) -> Result<HugeSize> {
     HugeSize::from_bytes(page_bytes).map_err(errno)
+}
+
+/// So many pages of that size, which the bytes must fill. By a mask and a shift: objtool does not know how a division by zero ends.
+fn pages(size: HugeSize, bytes: u64) -> Result<PageCount> {
+    if bytes & (size.bytes() - 1) == 0 {
+        Ok(PageCount::new(bytes >> size.shift()))
+    } else {
+        Err(errno(Reason::RangeUnaligned))
+    }
 }
 
 fn stats(client: &Client, record: &mut Stats) -> Result {
@@ -244,6 +269,7 @@ fn stats(client: &Client, record: &mut Stats) -> Result {
         reserved: if everywhere { bytes(counts.reserved) } else { 0 },
         overcommit: if everywhere { bytes(overcommit) } else { 0 },
         available: if everywhere { bytes(available) } else { 0 },
+        donated: bytes(machine.donated().pages(size, mask)),
         limbo: if everywhere { bytes(PageCount::new(machine.limbo().len(Some(size)) as u64)) } else { 0 },
         ..*record
     };
@@ -261,10 +287,7 @@ fn resize(client: &Client, record: &mut Resize) -> Result {
     let size = size(record.page_bytes)?;
     let machine = client.machine();
     let lock = machine.stock(size).ok_or_else(|| errno(Reason::PageSizeUnsupported))?;
-    if !size.divides(record.target) {
-        return Err(errno(Reason::RangeUnaligned));
-    }
-    let target = PageCount::new(record.target >> size.shift());
+    let target = pages(size, record.target)?;
     let nodes = nodes(record.node)?;
     let reached = if flags.contains(ResizeFlags::OVERCOMMIT) {
         lock.with(|stock| stock.ledger_mut().set_overcommit(target));
@@ -286,29 +309,19 @@ fn limit(client: &Client, record: &mut Limit) -> Result {
         return Err(errno(Reason::RecordFlags));
     }
     let size = size(record.page_bytes)?;
-    let pages = |bytes: u64| {
-        if size.divides(bytes) {
-            Ok(PageCount::new(bytes >> size.shift()))
-        } else {
-            Err(errno(Reason::RangeUnaligned))
-        }
-    };
     let machine = client.machine();
     // Whom the number means is the caller's user namespace's business, and the privilege the initial one's.
     if of_user && !system::is_admin() {
         return Err(EPERM);
     }
     if !flags.contains(LimitFlags::QUERY) {
-        let max = if record.max == NO_LIMIT { None } else { Some(pages(record.max)?) };
-        let min = pages(record.min)?;
+        let max = if record.max == NO_LIMIT { None } else { Some(pages(size, record.max)?) };
+        let min = pages(size, record.min)?;
         if of_user {
             machine.limit_user(record.uid, size, max)?;
         } else {
-            // Pages that nobody else can have are the administrator's to give.
-            if !min.is_zero() && !system::is_admin() {
-                return Err(EPERM);
-            }
-            client.payer().limit(size, max, min)?;
+            let by = if system::is_admin() { By::Admin } else { By::Anybody };
+            client.payer().limit(size, max, min, by)?;
         }
     }
     let usage = if of_user { machine.usage_of_user(record.uid, size)? } else { client.payer().usage(size)? };

@@ -296,18 +296,20 @@ impl BufferFile {
     pub(super) fn unmapped_area(&self, address: c_ulong, len: c_ulong, pgoff: c_ulong, flags: c_ulong) -> c_ulong {
         let offset = (pgoff as u64).checked_mul(kernel::page::PAGE_SIZE as u64);
         let align = offset.and_then(|offset| mapping::alignment(&self.buffer(), offset, len as u64));
-        match align {
-            // A hint is the caller's to align.
-            // SAFETY: the file is ours; plain numbers beside it, checked by the callee.
-            Some(align) if address == 0 => unsafe {
-                c::htlb_c_unmapped_area(self.as_ptr(), len as usize, pgoff as usize, flags as usize, align as usize) as c_ulong
-            },
-            // SAFETY: as above.
-            _ => unsafe {
-                c::htlb_c_unmapped_area_at(self.as_ptr(), address as usize, len as usize, pgoff as usize, flags as usize)
-                    as c_ulong
-            },
+        // SAFETY: the file is ours; plain numbers beside it, checked by the callee.
+        let there = || unsafe {
+            c::htlb_c_unmapped_area_at(self.as_ptr(), address as usize, len as usize, pgoff as usize, flags as usize) as c_ulong
+        };
+        let Some(align) = align else { return there() };
+        // A wish is the caller's to align; where it cannot be had, it is as if there were none.
+        if address != 0 {
+            let got = there();
+            if got == address {
+                return got;
+            }
         }
+        // SAFETY: as above.
+        unsafe { c::htlb_c_unmapped_area(self.as_ptr(), len as usize, pgoff as usize, flags as usize, align as usize) as c_ulong }
     }
 
     /// Makes an area of another file's one of the buffer's.

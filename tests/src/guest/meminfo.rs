@@ -61,7 +61,10 @@ impl Memory {
     /// As [`Memory::now`].
     pub fn settled() -> Result<Self> {
         sync();
-        fs::write("/proc/sys/vm/drop_caches", "3").context("dropping the caches")?;
+        // 4 drops nothing: from then on the kernel's log has no line each time.
+        for what in ["4", "3"] {
+            fs::write("/proc/sys/vm/drop_caches", what).context("dropping the caches")?;
+        }
         // Compaction first takes the pages back that each processor keeps; it is not in every kernel.
         if fs::exists("/proc/sys/vm/compact_memory")? {
             fs::write("/proc/sys/vm/compact_memory", "1").context("compacting memory")?;
@@ -128,6 +131,19 @@ impl Memory {
         }
         missing
     }
+}
+
+/// Bytes that are free on a node.
+///
+/// # Errors
+/// There is no such node.
+pub fn node_free(node: u32) -> Result<u64> {
+    let file = format!("/sys/devices/system/node/node{node}/meminfo");
+    let text = fs::read_to_string(&file).with_context(|| format!("reading {file}"))?;
+    let line = text.lines().find(|line| line.contains("MemFree:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(3)?.parse::<u64>().ok());
+    kib.and_then(|kib| kib.checked_mul(1024))
+        .with_context(|| format!("{file} has no MemFree"))
 }
 
 /// Free pages that each processor keeps for itself, in bytes: tens of megabytes that `MemFree` does not count.

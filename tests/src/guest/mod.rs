@@ -35,13 +35,25 @@
 //! A complaint in the kernel's log fails the run, wherever it comes from: the log has a line for the start of each case, so that it
 //! can be told whose it is. What a case provokes on purpose, it announces by [`expect_in_log`].
 
+mod conformance;
 mod drivers;
+mod area;
+mod child;
+mod holders;
+mod dmabuf;
+mod heap;
 mod importer;
+mod library;
 mod machine;
+mod mappings;
 pub mod meminfo;
 pub mod module;
+pub mod probe;
+mod punch;
+mod quiet;
 pub mod rest;
 mod run;
+mod uring;
 
 use std::fmt;
 use std::fs;
@@ -57,9 +69,16 @@ pub use module::Module;
 /// Every group, in the order in which they run.
 pub const GROUPS: &[&Group] = &[
     &machine::GROUP,
+    // This many lines even where they would fit into fewer: groups come from many hands.
+    &conformance::GROUP,
     &importer::GROUP,
     &drivers::GROUP,
     &drivers::EDU,
+    &mappings::GROUP,
+    &library::GROUP,
+    &punch::GROUP,
+    &dmabuf::GROUP,
+    &heap::GROUP,
 ];
 
 /// What a case does.
