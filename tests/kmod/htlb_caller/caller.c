@@ -166,7 +166,8 @@ static const struct {
 #define CASE(function) { #function, function }
 	CASE(bad_requests), CASE(bad_arguments), CASE(filled_by_the_driver), CASE(a_fill_that_fails),
 	CASE(threads_fill_each_page_once), CASE(kept_in_place), CASE(unbalanced),
-	CASE(a_table_has_an_entry_for_each_run), CASE(one_run_is_one_entry), CASE(a_device_limits_the_pages),
+	CASE(a_table_has_an_entry_for_each_run), CASE(one_run_is_one_entry), CASE(entries_are_cut_where_the_device_says),
+	CASE(a_device_limits_the_pages),
 	CASE(nodes_are_kept_to), CASE(a_mask_of_its_own), CASE(from_a_kernel_thread), CASE(from_probe),
 	CASE(keep), CASE(drop), CASE(give_descriptor), CASE(keep_descriptor), CASE(seal_kept), CASE(unseal_kept),
 	CASE(take_low_memory), CASE(give_back),
@@ -245,6 +246,9 @@ static int __init caller_init(void)
 	if (IS_ERR(device))
 		return PTR_ERR(device);
 	set_mask(DMA_BIT_MASK(64));
+	/* It takes all of a run in one go. */
+	dma_set_max_seg_size(&device->dev, SZ_2G);
+	dma_set_seg_boundary(&device->dev, ULONG_MAX);
 	error = misc_register(&caller);
 	if (error)
 		platform_device_unregister(device);

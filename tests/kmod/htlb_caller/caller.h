@@ -62,6 +62,7 @@ void kept_in_place(void);
 void unbalanced(void);
 void a_table_has_an_entry_for_each_run(void);
 void one_run_is_one_entry(void);
+void entries_are_cut_where_the_device_says(void);
 void a_device_limits_the_pages(void);
 void nodes_are_kept_to(void);
 void a_mask_of_its_own(void);

@@ -6,7 +6,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define HTLB_CALLER_NAME 32
+#define HTLB_CALLER_NAME 48
 
 /**
  * struct htlb_caller_run - runs a case

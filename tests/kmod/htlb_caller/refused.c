@@ -33,7 +33,12 @@ void bad_requests(void)
 	REFUSED(-EFBIG, capacity, HUGE - 1);
 	REFUSED(-EINVAL, page_size, 3);
 	REFUSED(-EINVAL, page_size, SZ_1K);
-	REFUSED(-EOPNOTSUPP, page_size, SZ_4M);
+	/* No pool has such pages; without HTLB_REQUEST_STRICT smaller ones do. */
+	REFUSED(0, page_size, SZ_4M);
+	bad = good;
+	bad.page_size = SZ_4M;
+	bad.flags = HTLB_REQUEST_STRICT;
+	EXPECT(refused(bad), -EOPNOTSUPP);
 	REFUSED(-EINVAL, alignment, 3);
 	REFUSED(-EINVAL, contiguous, 2 * HUGE);
 	REFUSED(-EINVAL, nodes, 1);
