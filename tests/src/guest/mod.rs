@@ -35,27 +35,28 @@
 //! A complaint in the kernel's log fails the run, wherever it comes from: the log has a line for the start of each case, so that it
 //! can be told whose it is. What a case provokes on purpose, it announces by [`expect_in_log`].
 
-mod conformance;
-mod drivers;
-mod area;
-mod child;
 mod area;
 mod child;
 mod conformance;
-mod holders;
 mod dmabuf;
+mod drivers;
+mod giant;
 mod heap;
+mod holders;
+mod import;
 mod importer;
 mod library;
 mod machine;
 mod mappings;
 pub mod meminfo;
 pub mod module;
+mod pool;
 pub mod probe;
 mod punch;
 mod quiet;
 pub mod rest;
 mod run;
+mod span;
 mod uring;
 
 use std::fmt;
@@ -75,6 +76,9 @@ pub const GROUPS: &[&Group] = &[
     // This many lines even where they would fit into fewer: groups come from many hands.
     &conformance::GROUP,
     &importer::GROUP,
+    &import::GROUP,
+    &pool::GROUP,
+    &giant::GROUP,
     &drivers::GROUP,
     &drivers::EDU,
     &mappings::GROUP,
