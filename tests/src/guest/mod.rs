@@ -40,19 +40,28 @@ mod drivers;
 mod area;
 mod child;
 mod holders;
+mod area;
+mod child;
+mod conformance;
 mod dmabuf;
+mod drivers;
+mod giant;
 mod heap;
+mod holders;
+mod import;
 mod importer;
 mod library;
 mod machine;
 mod mappings;
 pub mod meminfo;
 pub mod module;
+mod pool;
 pub mod probe;
 mod punch;
 mod quiet;
 pub mod rest;
 mod run;
+mod span;
 mod uring;
 
 use std::fmt;
@@ -72,6 +81,9 @@ pub const GROUPS: &[&Group] = &[
     // This many lines even where they would fit into fewer: groups come from many hands.
     &conformance::GROUP,
     &importer::GROUP,
+    &import::GROUP,
+    &pool::GROUP,
+    &giant::GROUP,
     &drivers::GROUP,
     &drivers::EDU,
     &mappings::GROUP,
