@@ -338,11 +338,6 @@ struct page *htlb_c_page(unsigned long pfn)
 	return pfn_to_page(pfn);
 }
 
-void htlb_c_unbalanced(const char *what)
-{
-	WARN_ONCE(1, "%s() without its counterpart\n", what);
-}
-
 static bool htlb_c_device_is_translated(struct device *dev)
 {
 	return use_dma_iommu(dev) || get_dma_ops(dev);

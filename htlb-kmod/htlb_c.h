@@ -55,7 +55,6 @@ unsigned long htlb_c_unmapped_area_at(struct file *file, unsigned long addr, uns
 
 bool htlb_c_gfp_names(gfp_t gfp, u32 *names);
 struct page *htlb_c_page(unsigned long pfn);
-void htlb_c_unbalanced(const char *what);
 u32 htlb_c_device_bits(struct device *dev);
 int htlb_c_device_node(struct device *dev);
 bool htlb_c_device_reaches(struct device *dev, u64 physical, u64 len);

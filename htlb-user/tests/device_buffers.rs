@@ -6,7 +6,11 @@ mod device_support;
 use std::os::fd::AsFd;
 
 use htlb_core::uapi::{Create, NO_LIMIT};
-use htlb_core::{AddressBits, ByteLen, Error as Cause, HugeSize, NodePolicy, Request, Rung};
+use htlb_core::{
+    AddressBits, ByteLen, Error as Cause, HugeSize, NodePolicy, PageCount, Request, Rung,
+};
+use htlb_tests::host::PoolLease;
+use htlb_tests::skip::skip;
 use htlb_user::buffer::Populate;
 use htlb_user::device::{Account, Cut, DeviceBuffer, Export, Faults, How, Mapping};
 use htlb_user::sys::memfd::{Kind, Memfd};
@@ -264,11 +268,9 @@ fn pages_of_a_memfd_are_shared_with_the_module() {
     let Some(ground) = Ground::new("device_import") else {
         return;
     };
-    let lease =
-        htlb_tests::host::PoolLease::with_at_least(HugeSize::MIB2, htlb_core::PageCount::new(2));
-    let Ok(_lease) = lease else {
-        htlb_tests::skip::skip("device_import", htlb_tests::skip::NO_DEVICE);
-        return;
+    let _lease = match PoolLease::with_at_least(HugeSize::MIB2, PageCount::new(2)) {
+        Ok(lease) => lease,
+        Err(why) => return skip("device_import", &why.to_string()),
     };
     let memfd = Memfd::new(Kind::Hugetlb(HugeSize::MIB2)).unwrap();
     memfd.set_len(ByteLen::new(2 * MIB2)).unwrap();

@@ -288,12 +288,8 @@ fn a_disk_writes_into_it_by_direct_io() {
     };
     let len = 4 * MIB2;
     let content: Vec<u8> = (0..len).map(|at| (at % 239) as u8).collect();
-    let disk = std::fs::OpenOptions::new().write(true).open(DISK);
-    let Ok(disk) = disk else {
-        htlb_tests::skip::skip(
-            test,
-            "there is no /dev/ram0 to be overwritten: modprobe brd",
-        );
+    let Some(disk) = empty_disk(content.len()) else {
+        htlb_tests::skip::skip(test, htlb_tests::skip::NO_RAM_DISK);
         return;
     };
     disk.write_all_at(&content, 0).unwrap();
@@ -317,8 +313,18 @@ fn a_disk_writes_into_it_by_direct_io() {
         );
     }
     assert!(buffer.slice(0, len).unwrap()[..] == content[..]);
+    disk.write_all_at(&vec![0; content.len()], 0).unwrap();
     drop((buffer, pools));
     assert_eq!(ground.free(), PAGES);
+}
+
+/// The disk, if it holds nothing that could be lost.
+fn empty_disk(len: usize) -> Option<std::fs::File> {
+    let mut options = std::fs::OpenOptions::new();
+    let disk = options.read(true).write(true).open(DISK).ok()?;
+    let mut bytes = vec![1; len];
+    disk.read_exact_at(&mut bytes, 0).ok()?;
+    bytes.iter().all(|byte| *byte == 0).then_some(disk)
 }
 
 /// The mode of the device, put back when dropped.

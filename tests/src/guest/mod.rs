@@ -38,6 +38,7 @@
 mod area;
 mod child;
 mod conformance;
+mod drivers;
 mod holders;
 mod importer;
 mod machine;
@@ -68,6 +69,8 @@ pub const GROUPS: &[&Group] = &[
     // This many lines even where they would fit into fewer: groups come from many hands.
     &conformance::GROUP,
     &importer::GROUP,
+    &drivers::GROUP,
+    &drivers::EDU,
     &mappings::GROUP,
     &punch::GROUP,
 ];
