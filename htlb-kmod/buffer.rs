@@ -58,8 +58,19 @@ impl DmaBuffer {
         populate: Populate,
         content: &mut Content<'_>,
     ) -> Result<BufferFile> {
-        let placement = policy::resolve(request, &payer.machine().topology()).map_err(errno)?;
-        let backing = Backing::new(payer);
+        Self::over(Backing::new(payer), request, commitment, capacity, populate, content)
+    }
+
+    /// A new buffer and its file, on this.
+    pub(crate) fn over(
+        backing: Backing,
+        request: &Request,
+        commitment: Commitment,
+        capacity: ByteLen,
+        populate: Populate,
+        content: &mut Content<'_>,
+    ) -> Result<BufferFile> {
+        let placement = policy::resolve(request, &backing.machine().topology()).map_err(errno)?;
         // The memory first: once the core's buffer is there, only dropping this one gives its pages back.
         let memory = UniqueArc::<Self>::new_uninit(GFP_KERNEL)?;
         let place = Place::new(GFP_KERNEL)?;
@@ -156,7 +167,18 @@ impl DmaBuffer {
 
     /// Whether all of its pages are folios.
     pub(crate) fn has_folios_only(&self) -> bool {
-        self.map().extents().iter().all(|extent| page::is_folio(extent.size()))
+        !self.is_donated() && self.map().extents().iter().all(|extent| page::is_folio(extent.size()))
+    }
+
+    /// Whether its pages are somebody else's, who shares them.
+    pub(crate) fn is_donated(&self) -> bool {
+        self.backing.donation().is_some()
+    }
+
+    /// The page that was found at an offset.
+    pub(crate) fn page(&self, offset: ByteOffset, located: &Located) -> Option<Page> {
+        let start = offset.raw().checked_sub(located.offset_in_page.raw())?;
+        self.backing.page(start, located.pfn, located.size)
     }
 
     /// Notes who has it mapped.
@@ -202,6 +224,7 @@ impl DmaBuffer {
     /// Gives the pages and promises of a range back.
     pub(crate) fn punch(&self, range: ByteRange) -> Result<Punched, Reason> {
         let host = self.host(Copies::Stay)?;
+        self.may_be_cut()?;
         let punched = driver::punch(&host, &self.core, range)?;
         self.machine().limbo().retry(self.machine());
         Ok(punched)
@@ -211,6 +234,9 @@ impl DmaBuffer {
     pub(crate) fn truncate(&self, size: ByteLen) -> Result<Punched, Reason> {
         let _others_wait = self.sizing.lock();
         let before = self.size();
+        if size < before {
+            self.may_be_cut()?;
+        }
         if size > before {
             self.clear_beyond(before)?;
         }
@@ -226,6 +252,15 @@ impl DmaBuffer {
             }
         }
         Ok(punched)
+    }
+
+    /// A donated page cannot be given back alone.
+    fn may_be_cut(&self) -> Result<(), Reason> {
+        if self.is_donated() {
+            Err(Reason::Sealed)
+        } else {
+            Ok(())
+        }
     }
 
     /// Waits for the faults on the page that the end cuts.

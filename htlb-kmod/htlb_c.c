@@ -15,7 +15,9 @@
 #include <linux/gfp.h>
 #include <linux/highmem.h>
 #include <linux/huge_mm.h>
+#include <linux/hugetlb.h>
 #include <linux/iommu-dma.h>
+#include <linux/memory_hotplug.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/module.h>
@@ -487,6 +489,87 @@ void htlb_c_limbo_leave(void)
 void htlb_c_limbo_stop(void)
 {
 	cancel_delayed_work_sync(&htlb_c_limbo_work);
+}
+
+/* ---- ranges ----------------------------------------------------------- */
+
+/* The frame numbers of a node: all of it is below the second, and not all of what lies between need be its. */
+void htlb_c_node_span(int nid, unsigned long *start, unsigned long *end)
+{
+	*start = node_start_pfn(nid);
+	*end = node_end_pfn(nid);
+}
+
+/* Whether all of these frames are memory of one zone of this node, and not of one whose pages must be able to move. */
+static bool htlb_range_is_memory(unsigned long pfn, unsigned long pages, int nid)
+{
+	struct zone *zone = NULL;
+	unsigned long at;
+
+	for (at = pfn; at < pfn + pages; at += pageblock_nr_pages) {
+		struct page *page = pfn_to_online_page(at);
+
+		if (!page || page_to_nid(page) != nid)
+			return false;
+		if (!zone)
+			zone = page_zone(page);
+		if (page_zone(page) != zone)
+			return false;
+	}
+	return zone && zone_idx(zone) != ZONE_MOVABLE && !is_zone_device_page(pfn_to_page(pfn)) &&
+	       zone_spans_pfn(zone, pfn) && zone_spans_pfn(zone, pfn + pages - 1);
+}
+
+/*
+ * Makes exactly these frames a page of ours, as htlb_c_page_alloc() and htlb_c_range_alloc() would have made it. What is in use there
+ * moves elsewhere, if it can.
+ */
+bool htlb_c_range_alloc_at(gfp_t gfp, unsigned int order, int nid, unsigned long pfn)
+{
+	unsigned long pages = 1UL << order;
+	struct folio *folio;
+
+	if (!htlb_range_is_memory(pfn, pages, nid))
+		return false;
+	if (order > HPAGE_PMD_ORDER) {
+		if (alloc_contig_range(pfn, pfn + pages, ACR_FLAGS_NONE, gfp))
+			return false;
+		pfn_folio(pfn)->private = HTLB_OURS;
+		return true;
+	}
+	if (alloc_contig_frozen_range(pfn, pfn + pages, ACR_FLAGS_NONE, gfp | __GFP_COMP))
+		return false;
+	folio = pfn_folio(pfn);
+	/* It comes without a reference, and nobody can have found it. */
+	set_page_count(&folio->page, 1);
+	folio_set_large_rmappable(folio);
+	htlb_c_adopt(folio);
+	return true;
+}
+
+/* ---- imports ---------------------------------------------------------- */
+
+/* The order of a hugetlb file's pages; a negative error for a file whose pages may not be written to through a buffer. */
+int htlb_c_import_order(struct file *file)
+{
+	if (!is_file_hugepages(file))
+		return -EOPNOTSUPP;
+	if ((file->f_mode & (FMODE_READ | FMODE_WRITE)) != (FMODE_READ | FMODE_WRITE))
+		return -EACCES;
+	if (READ_ONCE(HUGETLBFS_I(file_inode(file))->seals) & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))
+		return -EPERM;
+	return huge_page_order(hstate_file(file));
+}
+
+/* Whether a pinned folio is what a hugetlb file of this order has, all of its memory sound. */
+bool htlb_c_import_is_sound(struct folio *folio, unsigned int order)
+{
+	return folio_test_hugetlb(folio) && folio_order(folio) == order && !folio_test_hwpoison(folio);
+}
+
+unsigned long htlb_c_import_pfn(struct folio *folio)
+{
+	return folio_pfn(folio);
 }
 
 /* ---- the machine ------------------------------------------------------ */

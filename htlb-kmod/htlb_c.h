@@ -10,6 +10,7 @@ struct address_space;
 struct device;
 struct file;
 struct file_operations;
+struct folio;
 struct page;
 struct scatterlist;
 struct sg_table;
@@ -80,6 +81,13 @@ void htlb_c_limbo_leave(void);
 void htlb_c_limbo_stop(void);
 /* The Rust side's: puts back what nobody holds any more, and says whether something is left. */
 bool htlb_rs_limbo_retry(void);
+
+void htlb_c_node_span(int nid, unsigned long *start, unsigned long *end);
+bool htlb_c_range_alloc_at(gfp_t gfp, unsigned int order, int nid, unsigned long pfn);
+
+int htlb_c_import_order(struct file *file);
+bool htlb_c_import_is_sound(struct folio *folio, unsigned int order);
+unsigned long htlb_c_import_pfn(struct folio *folio);
 
 u64 htlb_c_memory_nodes(void);
 int htlb_c_local_node(void);

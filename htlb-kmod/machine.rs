@@ -11,7 +11,7 @@ use htlb_core::gate::{Gate, Pass};
 use htlb_core::ledger::{Ledger, Tables};
 use htlb_core::pool::Pool;
 use htlb_core::{
-    AddressBits, Attempt, Class, Condition, Error as Reason, Exclusive, Frame, Gfp, HugeSize, NodeMask,
+    AddressBits, Attempt, Class, Condition, Error as Reason, Exclusive, Frame, Gfp, HugeSize, Level, NodeMask,
     PageCount, Rung, Sizes, Stock, Stop, Supply, Topology,
 };
 use kernel::prelude::*;
@@ -22,6 +22,7 @@ use crate::accounts::Users;
 use crate::buffer::DmaBuffer;
 use crate::ffi::page::Page;
 use crate::ffi::system;
+use crate::import::Donated;
 use crate::ffi::wait::{self, Killed, Signals};
 use crate::limbo::Limbo;
 use crate::memory::Words;
@@ -39,6 +40,13 @@ const FIRST_ACCOUNTS: u16 = 16;
 pub(crate) struct StockLock {
     #[pin]
     stock: Mutex<Stock<Words>>,
+}
+
+impl StockLock {
+    /// Runs `f` unless somebody else has the stock: for those who must not wait.
+    pub(crate) fn try_with<R>(&self, f: impl FnOnce(&mut Stock<Words>) -> R) -> Option<R> {
+        self.stock.try_lock().map(|mut stock| f(&mut stock))
+    }
 }
 
 impl Exclusive<Stock<Words>> for StockLock {
@@ -65,6 +73,7 @@ pub(crate) struct Machine {
     limbo: Limbo,
     #[pin]
     users: Users,
+    donated: Donated,
 }
 
 fn stock(size: HugeSize, nodes: u32) -> Result<Stock<Words>, Reason> {
@@ -92,6 +101,7 @@ impl Machine {
                 next_buffer: AtomicU64::new(1),
                 limbo <- Limbo::new(),
                 users <- Users::new(),
+                donated: Donated::new(),
             }),
             GFP_KERNEL,
         )?;
@@ -129,6 +139,11 @@ impl Machine {
     /// Pages that left their slots but that somebody still holds.
     pub(crate) fn limbo(&self) -> &Limbo {
         &self.limbo
+    }
+
+    /// How many pages imports hold.
+    pub(crate) fn donated(&self) -> &Donated {
+        &self.donated
     }
 
     /// Who has opened the device.
@@ -242,10 +257,9 @@ impl Machine {
     pub(crate) fn shrink(&self, size: HugeSize, nodes: NodeMask, most: PageCount) -> PageCount {
         let mut gone = 0u64;
         let Some(lock) = self.stock(size) else { return PageCount::ZERO };
-        for class in (0..Class::COUNT).filter_map(Class::from_index) {
-            if !nodes.contains(class.node) {
-                continue;
-            }
+        // The highest addresses first: the lower a page, the more masks reach it.
+        let levels = (0..Level::COUNT).rev().filter_map(Level::from_index);
+        for class in levels.flat_map(|level| nodes.iter().map(move |node| Class { node, level })) {
             while gone < most.raw() {
                 let Ok(frame) = lock.with(|stock| stock.shrink(class)) else { break };
                 self.let_go(frame);

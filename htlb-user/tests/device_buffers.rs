@@ -214,6 +214,7 @@ fn a_dma_buf_is_the_same_memory_and_seals_nothing_by_itself() {
     let mut bytes = [0; 4];
     mapping.read_at(0, &mut bytes).unwrap();
     assert_eq!(&bytes, b"back");
+    assert_eq!(exported.byte(alignment).unwrap(), 0);
     assert_eq!(huge_mapped(exported.address()), 2 * MIB2);
     // The dma-buf keeps the memory.
     drop((buffer, mapping));

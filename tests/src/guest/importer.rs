@@ -8,7 +8,7 @@ use anyhow::{ensure, Context, Result};
 use htlb_user::device::{How, Mapping};
 use rustix::fs::MemfdFlags;
 
-use super::{cases, expect_in_log, Group, Module};
+use super::{cases, is_debug_kernel, Group, Module};
 use crate::dma_buf::{self, Access};
 use crate::kmod::importer::{Direction, Importer, View};
 use crate::kmod::leaves;
@@ -84,10 +84,9 @@ fn a_table_covers_the_buffer() -> Result<()> {
 }
 
 fn the_device_the_kernel_and_a_program_see_the_same_bytes() -> Result<()> {
-    // The kernel's udmabuf maps for a device of its own, which never said how long its segments may be.
-    expect_in_log("debug_dma_map_sg")?;
-    expect_in_log("mapping sg segment longer than device claims to support")?;
-    for buffer in buffers()? {
+    // When a processor is to look, the kernel's udmabuf maps the buffer for a device of its own, which never said how long
+    // its segments may be: the debug kernel finds fault with that. This machine's memory is the same for all anyway.
+    for (buffer, synchronises) in buffers()?.into_iter().zip([!is_debug_kernel(), true]) {
         let mut program = map(&buffer)?;
         let device = Importer::open()?;
         let attachment = device.attach(buffer.as_fd())?;
@@ -97,7 +96,9 @@ fn the_device_the_kernel_and_a_program_see_the_same_bytes() -> Result<()> {
 
         device.select(&attachment, View::Device)?;
         ensure!(device.write_at(&pattern(1), 0)? == seen.len());
-        device.begin_cpu_access(&attachment, Direction::Bidirectional)?;
+        if synchronises {
+            device.begin_cpu_access(&attachment, Direction::Bidirectional)?;
+        }
         program.read_at(0, &mut seen)?;
         ensure!(seen == pattern(1), "a program sees what the device wrote");
         device.select(&attachment, View::Vmap)?;
@@ -106,11 +107,14 @@ fn the_device_the_kernel_and_a_program_see_the_same_bytes() -> Result<()> {
         ensure!(device.write_at(&pattern(2), 0)? == seen.len());
         program.read_at(0, &mut seen)?;
         ensure!(seen == pattern(2), "a program sees what the kernel wrote");
-        device.end_cpu_access(&attachment, Direction::Bidirectional)?;
-
-        dma_buf::begin_cpu_access(buffer.as_fd(), Access::ReadWrite)?;
+        if synchronises {
+            device.end_cpu_access(&attachment, Direction::Bidirectional)?;
+            dma_buf::begin_cpu_access(buffer.as_fd(), Access::ReadWrite)?;
+        }
         program.write_at(0, &pattern(3))?;
-        dma_buf::end_cpu_access(buffer.as_fd(), Access::ReadWrite)?;
+        if synchronises {
+            dma_buf::end_cpu_access(buffer.as_fd(), Access::ReadWrite)?;
+        }
         device.select(&attachment, View::Device)?;
         ensure!(device.read_at(&mut seen, 0)? == seen.len());
         ensure!(seen == pattern(3), "the device sees what a program wrote");

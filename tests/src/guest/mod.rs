@@ -35,12 +35,15 @@
 //! A complaint in the kernel's log fails the run, wherever it comes from: the log has a line for the start of each case, so that it
 //! can be told whose it is. What a case provokes on purpose, it announces by [`expect_in_log`].
 
-mod area;
-mod child;
 mod conformance;
 mod drivers;
+mod area;
+mod child;
 mod holders;
+mod dmabuf;
+mod heap;
 mod importer;
+mod library;
 mod machine;
 mod mappings;
 pub mod meminfo;
@@ -72,7 +75,10 @@ pub const GROUPS: &[&Group] = &[
     &drivers::GROUP,
     &drivers::EDU,
     &mappings::GROUP,
+    &library::GROUP,
     &punch::GROUP,
+    &dmabuf::GROUP,
+    &heap::GROUP,
 ];
 
 /// What a case does.
