@@ -35,9 +35,13 @@
 //! A complaint in the kernel's log fails the run, wherever it comes from: the log has a line for the start of each case, so that it
 //! can be told whose it is. What a case provokes on purpose, it announces by [`expect_in_log`].
 
+mod bad_input;
+mod inject;
 mod machine;
 pub mod meminfo;
 pub mod module;
+mod permissions;
+pub mod raw;
 pub mod rest;
 mod run;
 
@@ -53,7 +57,12 @@ use clap::{Parser, Subcommand};
 pub use module::Module;
 
 /// Every group, in the order in which they run.
-pub const GROUPS: &[&Group] = &[&machine::GROUP];
+pub const GROUPS: &[&Group] = &[
+    &machine::GROUP,
+    &bad_input::GROUP,
+    &permissions::GROUP,
+    &inject::GROUP,
+];
 
 /// What a case does.
 pub type Body = fn() -> Result<()>;
