@@ -2,6 +2,7 @@
 //! A buffer: the core's, and what the kernel needs beside it.
 
 use htlb_core::driver::{self, Commitment, Content, Punched};
+use htlb_core::gate::Pass;
 use htlb_core::page_map::{Extent, Located, PageMap, PagePin, Seal};
 use htlb_core::{
     policy, Buffer, ByteLen, ByteOffset, ByteRange, Error as Reason, Host, HugeSize, PageCount, Part, Request,
@@ -15,9 +16,10 @@ use crate::backing::Backing;
 use crate::error::errno;
 use crate::ffi::fault::Fault;
 use crate::ffi::file::{BufferFile, Copies, Mappings};
-use crate::ffi::page;
+use crate::ffi::page::{self, Page};
+use crate::ffi::wait::Signals;
 use crate::host::{KernelHost, Patience};
-use crate::machine::Machine;
+use crate::machine::{Machine, Place};
 use crate::memory::Slots;
 
 /// What is populated when a buffer is made.
@@ -38,6 +40,12 @@ pub(crate) struct DmaBuffer {
     /// Those that programs asked for, one after the other.
     #[pin]
     seals: Mutex<KVec<Seal>>,
+    /// Held while the size changes, before the gate: the kernel has a record of the size too.
+    #[pin]
+    sizing: Mutex<()>,
+    /// The pass in which the buffer was taken off the list, for giving back what it has.
+    #[pin]
+    leaving: Mutex<Option<Pass>>,
 }
 
 impl DmaBuffer {
@@ -50,26 +58,44 @@ impl DmaBuffer {
         populate: Populate,
         content: &mut Content<'_>,
     ) -> Result<BufferFile> {
-        let placement = policy::resolve(request, &payer.machine().topology()).map_err(errno)?;
-        let backing = Backing::new(payer);
+        Self::over(Backing::new(payer), request, commitment, capacity, populate, content)
+    }
+
+    /// A new buffer and its file, on this.
+    pub(crate) fn over(
+        backing: Backing,
+        request: &Request,
+        commitment: Commitment,
+        capacity: ByteLen,
+        populate: Populate,
+        content: &mut Content<'_>,
+    ) -> Result<BufferFile> {
+        let placement = policy::resolve(request, &backing.machine().topology()).map_err(errno)?;
         // The memory first: once the core's buffer is there, only dropping this one gives its pages back.
         let memory = UniqueArc::<Self>::new_uninit(GFP_KERNEL)?;
-        let core = {
+        let place = Place::new(GFP_KERNEL)?;
+        let (core, pass) = {
             let host = KernelHost::enter(&backing, None, Patience::Killable, Copies::Stay).map_err(errno)?;
-            driver::create(&host, &placement, commitment, capacity, content).map_err(errno)?
+            let core = driver::create(&host, &placement, commitment, capacity, content).map_err(errno)?;
+            (core, host.into_pass())
         };
         let buffer = memory.pin_init_with(pin_init!(Self {
             core,
             backing,
             number: SetOnce::new(),
             seals <- new_mutex!(KVec::new(), "htlb::seals"),
+            sizing <- new_mutex!((), "htlb::sizing"),
+            leaving <- new_mutex!(None, "htlb::leaving"),
         }));
         let buffer: Arc<Self> = match buffer {
             Ok(buffer) => buffer.into(),
             Err(never) => match never {},
         };
-        let number = buffer.machine().note(&buffer)?;
+        let number = buffer.machine().note(place, &buffer);
         buffer.number.populate(number);
+        if let Some(pass) = pass {
+            buffer.machine().leave(pass);
+        }
         if let Err(reason) = buffer.fulfil(commitment, populate, content) {
             buffer.close();
             return Err(errno(reason));
@@ -98,10 +124,23 @@ impl DmaBuffer {
         ByteRange::new(start, ByteOffset::new(end)).ok().filter(|range| !range.is_empty())
     }
 
+    /// The bytes of all pages that a range touches, below the size.
+    pub(crate) fn whole_pages(&self, range: ByteRange) -> Result<ByteRange, Reason> {
+        let size = self.size().raw();
+        let last = range.end().raw().checked_sub(1).ok_or(Reason::RangeEmpty)?;
+        let page = |offset: u64| {
+            let index = self.map().index_at(ByteOffset::new(offset))?;
+            self.map().extents().bytes_of(index).ok_or(Reason::RangeBeyondEnd)
+        };
+        let (first, last) = (page(range.start().raw())?, page(last)?);
+        ByteRange::new(first.start(), ByteOffset::new(last.end().raw().min(size)))
+    }
+
     /// The end of its file: nobody has it mapped or open any more.
     pub(crate) fn close(self: Arc<Self>) {
         self.seals.lock().drain_all().for_each(|seal| self.map().unseal(seal));
         if let Some(number) = self.number.copy() {
+            *self.leaving.lock() = self.machine().enter(Signals::Ignored).ok();
             self.machine().forget(number);
         }
     }
@@ -128,7 +167,18 @@ impl DmaBuffer {
 
     /// Whether all of its pages are folios.
     pub(crate) fn has_folios_only(&self) -> bool {
-        self.map().extents().iter().all(|extent| page::is_folio(extent.size()))
+        !self.is_donated() && self.map().extents().iter().all(|extent| page::is_folio(extent.size()))
+    }
+
+    /// Whether its pages are somebody else's, who shares them.
+    pub(crate) fn is_donated(&self) -> bool {
+        self.backing.donation().is_some()
+    }
+
+    /// The page that was found at an offset.
+    pub(crate) fn page(&self, offset: ByteOffset, located: &Located) -> Option<Page> {
+        let start = offset.raw().checked_sub(located.offset_in_page.raw())?;
+        self.backing.page(start, located.pfn, located.size)
     }
 
     /// Notes who has it mapped.
@@ -174,6 +224,7 @@ impl DmaBuffer {
     /// Gives the pages and promises of a range back.
     pub(crate) fn punch(&self, range: ByteRange) -> Result<Punched, Reason> {
         let host = self.host(Copies::Stay)?;
+        self.may_be_cut()?;
         let punched = driver::punch(&host, &self.core, range)?;
         self.machine().limbo().retry(self.machine());
         Ok(punched)
@@ -181,12 +232,64 @@ impl DmaBuffer {
 
     /// Another size.
     pub(crate) fn truncate(&self, size: ByteLen) -> Result<Punched, Reason> {
-        let host = self.host(Copies::Go)?;
-        let punched = driver::truncate(&host, &self.core, size)?;
+        let _others_wait = self.sizing.lock();
+        let before = self.size();
+        if size < before {
+            self.may_be_cut()?;
+        }
+        if size > before {
+            self.clear_beyond(before)?;
+        }
+        let punched = driver::truncate(&self.host(Copies::Go)?, &self.core, size)?;
         if let Some(mappings) = self.mappings() {
-            mappings.resize(self.size());
+            mappings.resize(size);
+            if size < before {
+                // The page that the new end cuts stays, but not its entries: a touch beyond the end is a signal now.
+                let beyond = ByteOffset::new(size.raw().next_multiple_of(HugeSize::BASE.bytes()));
+                if let Ok(range) = ByteRange::new(beyond, ByteOffset::new(self.map().extents().capacity().raw())) {
+                    mappings.revoke(range, Copies::Go, || self.drain_last());
+                }
+            }
         }
         Ok(punched)
+    }
+
+    /// A donated page cannot be given back alone.
+    fn may_be_cut(&self) -> Result<(), Reason> {
+        if self.is_donated() {
+            Err(Reason::Sealed)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Waits for the faults on the page that the end cuts.
+    fn drain_last(&self) {
+        let last = self.size().raw().checked_sub(1);
+        let located = last.and_then(|last| self.map().page_at(ByteOffset::new(last)).ok());
+        if let Some(page) = located.and_then(|located| Page::owned(located.pfn, located.size)) {
+            page.drain();
+        }
+    }
+
+    /// Zeroes what lies beyond the end in the page that the end cuts: a program, a device or a driver may have written
+    /// there, and nobody is to read that where a buffer grew.
+    fn clear_beyond(&self, end: ByteLen) -> Result<(), Reason> {
+        let Some(last) = end.raw().checked_sub(1).map(ByteOffset::new) else { return Ok(()) };
+        let pin = match self.pin(last) {
+            Ok(pin) => pin,
+            Err(Reason::NotPresent) => return Ok(()),
+            Err(reason) => return Err(reason),
+        };
+        let from = end.raw() & (pin.size().bytes() - 1);
+        let page = Page::owned(pin.pfn(), pin.size());
+        let cleared = from == 0 || page.is_some_and(|page| page.clear(from));
+        self.map().unpin(pin);
+        if cleared {
+            Ok(())
+        } else {
+            Err(Reason::Interrupted)
+        }
     }
 
     /// Forbids punching and truncating, until the seal is given back.
@@ -292,7 +395,12 @@ fn sum(bytes: ByteLen, size: HugeSize, pages: PageCount) -> ByteLen {
 impl PinnedDrop for DmaBuffer {
     fn drop(self: Pin<&mut Self>) {
         let this = self.project();
-        match KernelHost::enter(this.backing, None, Patience::Endless, Copies::Go) {
+        let pass = this.leaving.lock().take();
+        let host = match pass {
+            Some(pass) => Ok(KernelHost::within(this.backing, pass)),
+            None => KernelHost::enter(this.backing, None, Patience::Endless, Copies::Go),
+        };
+        match host {
             Ok(host) => {
                 if let Err(reason) = driver::release(&host, this.core) {
                     pr_err!("a buffer could not be released: {}\n", reason.as_str());

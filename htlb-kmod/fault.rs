@@ -40,7 +40,7 @@ pub(crate) fn resolve(buffer: &DmaBuffer, fault: &Fault<'_>) -> Reply {
         let look = || buffer.map().page_at(offset).ok();
         let answer = match entries {
             Entries::Folios => fault.answer_locked(mappings, look),
-            Entries::Frames => fault.answer_installed(mappings, look),
+            Entries::Frames => fault.answer_installed(mappings, look, || buffer.size()),
         };
         if let Some(reply) = answer {
             return reply;

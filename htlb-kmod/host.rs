@@ -4,6 +4,7 @@
 use core::cell::Cell;
 
 use htlb_core::gate::Pass;
+use htlb_core::host::Contents;
 use htlb_core::ledger::AccountId;
 use htlb_core::page_map::PageMap;
 use htlb_core::pool::Run;
@@ -55,7 +56,22 @@ impl<'a> KernelHost<'a> {
     ) -> Result<Self, Reason> {
         let host = Self { backing, map, patience, copies, pass: Cell::new(None) };
         host.reenter()?;
+        if let Patience::Killable = patience {
+            // Their last holders may have let go since somebody looked.
+            let machine = backing.machine();
+            machine.limbo().retry(machine);
+        }
         Ok(host)
+    }
+
+    /// Inside the gate already, by this pass, for a buffer that nobody can wait for.
+    pub(crate) fn within(backing: &'a Backing, pass: Pass) -> Self {
+        Self { backing, map: None, patience: Patience::Endless, copies: Copies::Go, pass: Cell::new(Some(pass)) }
+    }
+
+    /// Ends the call, but stays inside the gate.
+    pub(crate) fn into_pass(self) -> Option<Pass> {
+        self.pass.take()
     }
 
     fn reenter(&self) -> Result<(), Reason> {
@@ -116,6 +132,11 @@ impl Host for KernelHost<'_> {
         self.backing.account(attempt.size)
     }
 
+    fn own(&self, _: &Attempt, index: PageIndex) -> Option<(Frame, Contents)> {
+        let frame = self.backing.donation()?.frame(index)?;
+        Some((frame, Contents::OwnData))
+    }
+
     fn words(&self, words: usize) -> Result<Words, Reason> {
         Words::zeroed(words)
     }
@@ -129,7 +150,7 @@ impl Host for KernelHost<'_> {
     }
 
     fn page(&self, attempt: &Attempt, prefer: NodeMask) -> Result<(Frame, Condition), Reason> {
-        if self.stock(attempt).is_some() {
+        if self.stock(attempt).is_some() || self.backing.donation().is_some() {
             // Pages that have a stock come through it, so that they are counted.
             return Err(Reason::OutOfPages);
         }
@@ -156,19 +177,25 @@ impl Host for KernelHost<'_> {
         Ok((run, condition))
     }
 
+    fn supply_run(&self, attempt: &Attempt, pages: PageCount, align: u64) -> Result<(), Reason> {
+        self.backing.machine().supply_run(attempt, pages, align)
+    }
+
     fn place(&self, page: &Blank) -> Result<(), Reason> {
         if let Patience::Killable = self.patience {
             if system::fatal_signal() {
                 return Err(Reason::Interrupted);
             }
         }
-        let page_of_ours = Page::owned(page.pfn, page.size).ok_or(Reason::FrameInvalid)?;
-        page_of_ours.place(page.offset);
+        let page_of_ours = self.backing.page(page.offset, page.pfn, page.size).ok_or(Reason::FrameInvalid)?;
+        if self.backing.donation().is_none() {
+            page_of_ours.place(page.offset);
+        }
         Ok(())
     }
 
     fn clear(&self, page: &Blank, from: u64) -> Result<(), Reason> {
-        let page = Page::owned(page.pfn, page.size).ok_or(Reason::FrameInvalid)?;
+        let page = self.backing.page(page.offset, page.pfn, page.size).ok_or(Reason::FrameInvalid)?;
         if page.clear(from) {
             Ok(())
         } else {
@@ -182,6 +209,10 @@ impl Host for KernelHost<'_> {
             mappings.resize(map.size());
         }
         mappings.revoke(range, self.copies, || {
+            if self.backing.donation().is_some() {
+                // Mapped as frames: no fault is under way while we revoke.
+                return;
+            }
             if let Ok(slots) = map.extents().covering(range, map.extents().capacity()) {
                 for (_, pfn, size) in map.frames_of(slots) {
                     if let Some(page) = Page::owned(pfn, size) {
@@ -213,7 +244,10 @@ impl Host for KernelHost<'_> {
     }
 
     fn free(&self, frame: Frame, attempt: &Attempt) {
-        if self.stock(attempt).is_some() {
+        if self.backing.donation().is_some() {
+            // The pin keeps it until the buffer is gone.
+            let _ = frame.into_pfn();
+        } else if self.stock(attempt).is_some() {
             self.backing.machine().let_go(frame);
         } else {
             page::free(frame);

@@ -6,19 +6,33 @@
  * the Rust side proves before each call.
  */
 #include <linux/anon_inodes.h>
+#include <linux/dma-buf.h>
+#include <linux/dma-direct.h>
+#include <linux/dma-map-ops.h>
+#include <linux/dma-mapping.h>
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/gfp.h>
 #include <linux/highmem.h>
 #include <linux/huge_mm.h>
+#include <linux/hugetlb.h>
+#include <linux/iommu-dma.h>
+#include <linux/memory_hotplug.h>
 #include <linux/mm.h>
+#include <linux/mman.h>
 #include <linux/module.h>
 #include <linux/page_ref.h>
 #include <linux/pagemap.h>
+#include <linux/scatterlist.h>
 #include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/swiotlb.h>
+#include <linux/vmalloc.h>
 #include <linux/wait_bit.h>
+#include <linux/workqueue.h>
 
 #include "htlb_c.h"
+#include "include/linux/htlb.h"
 
 /* ---- GFP masks -------------------------------------------------------- */
 
@@ -263,13 +277,17 @@ unsigned long htlb_c_unmapped_area(struct file *file, unsigned long len, unsigne
 {
 	unsigned long padded, at, offset;
 
+	/* Address 0 is no hint, but it can be a demand. */
+	if (flags & MAP_FIXED)
+		return mm_get_unmapped_area(file, 0, len, pgoff, flags);
 	/* As mm/huge_memory.c: __thp_get_unmapped_area, for any alignment: address and offset agree modulo it. */
 	if (check_add_overflow(len, align, &padded) || pgoff > (ULONG_MAX >> PAGE_SHIFT))
 		return -ENOMEM;
 	offset = (pgoff << PAGE_SHIFT) & (align - 1);
 	at = mm_get_unmapped_area(file, 0, padded, 0, flags);
+	/* Where there is no room for the padding there may be for the area. */
 	if (IS_ERR_VALUE(at))
-		return at;
+		return mm_get_unmapped_area(file, 0, len, pgoff, flags);
 	return at + ((offset - at) & (align - 1));
 }
 
@@ -277,6 +295,281 @@ unsigned long htlb_c_unmapped_area_at(struct file *file, unsigned long addr, uns
 				      unsigned long pgoff, unsigned long flags)
 {
 	return mm_get_unmapped_area(file, addr, len, pgoff, flags);
+}
+
+/* ---- drivers ---------------------------------------------------------- */
+
+/* ffi/exports.rs mirrors the record and has the functions. */
+static_assert(sizeof(struct htlb_request) == 72 && offsetof(struct htlb_request, dev) == 64);
+static_assert(offsetof(struct htlb_request, node_policy) == 48);
+static_assert(offsetof(struct htlb_request, gfp) == 56);
+
+EXPORT_SYMBOL_GPL(htlb_create);
+EXPORT_SYMBOL_GPL(htlb_from_fd);
+EXPORT_SYMBOL_GPL(htlb_get);
+EXPORT_SYMBOL_GPL(htlb_put);
+EXPORT_SYMBOL_GPL(htlb_install_fd);
+EXPORT_SYMBOL_GPL(htlb_size);
+EXPORT_SYMBOL_GPL(htlb_reserve);
+EXPORT_SYMBOL_GPL(htlb_populate);
+EXPORT_SYMBOL_GPL(htlb_punch);
+EXPORT_SYMBOL_GPL(htlb_page_at);
+EXPORT_SYMBOL_GPL(htlb_pin);
+EXPORT_SYMBOL_GPL(htlb_unpin);
+EXPORT_SYMBOL_GPL(htlb_seal);
+EXPORT_SYMBOL_GPL(htlb_unseal);
+EXPORT_SYMBOL_GPL(htlb_sg_map);
+EXPORT_SYMBOL_GPL(htlb_sg_unmap);
+EXPORT_SYMBOL_GPL(htlb_mmap);
+EXPORT_SYMBOL_GPL(htlb_get_unmapped_area);
+
+/* The reverse of htlb_c_gfp(); false where a bit has no name. */
+bool htlb_c_gfp_names(gfp_t gfp, u32 *names)
+{
+	u32 bit;
+
+	*names = 0;
+	for (bit = 0; bit < ARRAY_SIZE(htlb_gfp_bits); bit++)
+		if (gfp & htlb_gfp_bits[bit])
+			*names |= BIT(bit);
+	return !(gfp & ~htlb_c_gfp(*names));
+}
+
+struct page *htlb_c_page(unsigned long pfn)
+{
+	return pfn_to_page(pfn);
+}
+
+static bool htlb_c_device_is_translated(struct device *dev)
+{
+	return use_dma_iommu(dev) || get_dma_ops(dev);
+}
+
+/* How many address bits of memory the device drives. */
+u32 htlb_c_device_bits(struct device *dev)
+{
+	u64 mask = min_not_zero(dma_get_mask(dev), dev->bus_dma_limit);
+
+	if (htlb_c_device_is_translated(dev) || mask == U64_MAX)
+		return 64;
+	/* Of a mask with gaps, what lies below the first. */
+	return __ffs64(~mask);
+}
+
+int htlb_c_device_node(struct device *dev)
+{
+	return dev_to_node(dev);
+}
+
+bool htlb_c_device_reaches(struct device *dev, u64 physical, u64 len)
+{
+	if (htlb_c_device_is_translated(dev))
+		return true;
+	return dev->dma_mask &&
+	       phys_to_dma(dev, physical) + len - 1 <= min_not_zero(*dev->dma_mask, dev->bus_dma_limit);
+}
+
+struct sg_table *htlb_c_sg_alloc(u32 entries)
+{
+	struct sg_table *table = kzalloc(sizeof(*table), GFP_KERNEL);
+
+	if (table && sg_alloc_table(table, entries, GFP_KERNEL)) {
+		kfree(table);
+		table = NULL;
+	}
+	return table;
+}
+
+void htlb_c_sg_free(struct sg_table *table)
+{
+	sg_free_table(table);
+	kfree(table);
+}
+
+/* Returns the next entry, or NULL after the last. */
+struct scatterlist *htlb_c_sg_set(struct scatterlist *entry, u64 physical, u32 len)
+{
+	sg_set_page(entry, pfn_to_page(physical >> PAGE_SHIFT), len, offset_in_page(physical));
+	return sg_next(entry);
+}
+
+int htlb_c_sg_map(struct device *dev, struct sg_table *table, u32 direction)
+{
+	return dma_map_sgtable(dev, table, direction, 0);
+}
+
+void htlb_c_sg_unmap(struct device *dev, struct sg_table *table, u32 direction)
+{
+	dma_unmap_sgtable(dev, table, direction, 0);
+}
+
+/* ---- dma-bufs --------------------------------------------------------- */
+
+MODULE_IMPORT_NS("DMA_BUF");
+EXPORT_SYMBOL_GPL(htlb_export);
+
+u64 htlb_c_device_longest(struct device *dev)
+{
+	u64 longest = dma_get_max_seg_size(dev);
+
+	/* Where everything is copied, only so much at once can be. */
+	if (!htlb_c_device_is_translated(dev) && is_swiotlb_force_bounce(dev))
+		longest = min_t(u64, longest, dma_max_mapping_size(dev));
+	return longest;
+}
+
+u64 htlb_c_device_boundary(struct device *dev)
+{
+	return dma_get_seg_boundary(dev);
+}
+
+/* Without a look at the caches, and without copying what is older back over what is newer. */
+int htlb_c_sg_map_quietly(struct device *dev, struct sg_table *table)
+{
+	return dma_map_sgtable(dev, table, DMA_BIDIRECTIONAL, DMA_ATTR_SKIP_CPU_SYNC);
+}
+
+void htlb_c_sg_unmap_quietly(struct device *dev, struct sg_table *table)
+{
+	dma_unmap_sgtable(dev, table, DMA_BIDIRECTIONAL, DMA_ATTR_SKIP_CPU_SYNC);
+}
+
+void htlb_c_sg_sync_for_cpu(struct device *dev, struct sg_table *table, u32 direction)
+{
+	dma_sync_sgtable_for_cpu(dev, table, direction);
+}
+
+void htlb_c_sg_sync_for_device(struct device *dev, struct sg_table *table, u32 direction)
+{
+	dma_sync_sgtable_for_device(dev, table, direction);
+}
+
+/* Turns the list of frames into one of pages, in its place. */
+void *htlb_c_vmap(u64 *frames, u32 pages)
+{
+	struct page **list = (struct page **)frames;
+	u32 i;
+
+	BUILD_BUG_ON(sizeof(*list) > sizeof(*frames));
+	for (i = 0; i < pages; i++)
+		list[i] = pfn_to_page(frames[i]);
+	return vmap(list, pages, VM_MAP, PAGE_KERNEL);
+}
+
+void htlb_c_vunmap(void *address)
+{
+	vunmap(address);
+}
+
+/* ---- limbo ------------------------------------------------------------ */
+
+/* Often enough that nobody waits for a page that is free, seldom enough that one that is held for long costs nothing. */
+#define HTLB_LIMBO_INTERVAL (HZ / 4)
+
+static void htlb_c_limbo_look(struct work_struct *work);
+static DECLARE_DELAYED_WORK(htlb_c_limbo_work, htlb_c_limbo_look);
+
+static void htlb_c_limbo_look(struct work_struct *work)
+{
+	if (htlb_rs_limbo_retry())
+		queue_delayed_work(system_dfl_wq, &htlb_c_limbo_work, HTLB_LIMBO_INTERVAL);
+}
+
+void htlb_c_limbo_enter(void)
+{
+	__module_get(THIS_MODULE);
+	queue_delayed_work(system_dfl_wq, &htlb_c_limbo_work, HTLB_LIMBO_INTERVAL);
+}
+
+void htlb_c_limbo_leave(void)
+{
+	module_put(THIS_MODULE);
+}
+
+void htlb_c_limbo_stop(void)
+{
+	cancel_delayed_work_sync(&htlb_c_limbo_work);
+}
+
+/* ---- ranges ----------------------------------------------------------- */
+
+/* The frame numbers of a node: all of it is below the second, and not all of what lies between need be its. */
+void htlb_c_node_span(int nid, unsigned long *start, unsigned long *end)
+{
+	*start = node_start_pfn(nid);
+	*end = node_end_pfn(nid);
+}
+
+/* Whether all of these frames are memory of one zone of this node, and not of one whose pages must be able to move. */
+static bool htlb_range_is_memory(unsigned long pfn, unsigned long pages, int nid)
+{
+	struct zone *zone = NULL;
+	unsigned long at;
+
+	for (at = pfn; at < pfn + pages; at += pageblock_nr_pages) {
+		struct page *page = pfn_to_online_page(at);
+
+		if (!page || page_to_nid(page) != nid)
+			return false;
+		if (!zone)
+			zone = page_zone(page);
+		if (page_zone(page) != zone)
+			return false;
+	}
+	return zone && zone_idx(zone) != ZONE_MOVABLE && !is_zone_device_page(pfn_to_page(pfn)) &&
+	       zone_spans_pfn(zone, pfn) && zone_spans_pfn(zone, pfn + pages - 1);
+}
+
+/*
+ * Makes exactly these frames a page of ours, as htlb_c_page_alloc() and htlb_c_range_alloc() would have made it. What is in use there
+ * moves elsewhere, if it can.
+ */
+bool htlb_c_range_alloc_at(gfp_t gfp, unsigned int order, int nid, unsigned long pfn)
+{
+	unsigned long pages = 1UL << order;
+	struct folio *folio;
+
+	if (!htlb_range_is_memory(pfn, pages, nid))
+		return false;
+	if (order > HPAGE_PMD_ORDER) {
+		if (alloc_contig_range(pfn, pfn + pages, ACR_FLAGS_NONE, gfp))
+			return false;
+		pfn_folio(pfn)->private = HTLB_OURS;
+		return true;
+	}
+	if (alloc_contig_frozen_range(pfn, pfn + pages, ACR_FLAGS_NONE, gfp | __GFP_COMP))
+		return false;
+	folio = pfn_folio(pfn);
+	/* It comes without a reference, and nobody can have found it. */
+	set_page_count(&folio->page, 1);
+	folio_set_large_rmappable(folio);
+	htlb_c_adopt(folio);
+	return true;
+}
+
+/* ---- imports ---------------------------------------------------------- */
+
+/* The order of a hugetlb file's pages; a negative error for a file whose pages may not be written to through a buffer. */
+int htlb_c_import_order(struct file *file)
+{
+	if (!is_file_hugepages(file))
+		return -EOPNOTSUPP;
+	if ((file->f_mode & (FMODE_READ | FMODE_WRITE)) != (FMODE_READ | FMODE_WRITE))
+		return -EACCES;
+	if (READ_ONCE(HUGETLBFS_I(file_inode(file))->seals) & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))
+		return -EPERM;
+	return huge_page_order(hstate_file(file));
+}
+
+/* Whether a pinned folio is what a hugetlb file of this order has, all of its memory sound. */
+bool htlb_c_import_is_sound(struct folio *folio, unsigned int order)
+{
+	return folio_test_hugetlb(folio) && folio_order(folio) == order && !folio_test_hwpoison(folio);
+}
+
+unsigned long htlb_c_import_pfn(struct folio *folio)
+{
+	return folio_pfn(folio);
 }
 
 /* ---- the machine ------------------------------------------------------ */

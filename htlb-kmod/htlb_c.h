@@ -7,9 +7,13 @@
 #include <linux/nodemask_types.h>
 
 struct address_space;
+struct device;
 struct file;
 struct file_operations;
+struct folio;
 struct page;
+struct scatterlist;
+struct sg_table;
 struct vm_area_struct;
 struct vm_fault;
 
@@ -49,6 +53,41 @@ unsigned long htlb_c_unmapped_area(struct file *file, unsigned long len, unsigne
 				   unsigned long flags, unsigned long align);
 unsigned long htlb_c_unmapped_area_at(struct file *file, unsigned long addr, unsigned long len,
 				      unsigned long pgoff, unsigned long flags);
+
+bool htlb_c_gfp_names(gfp_t gfp, u32 *names);
+struct page *htlb_c_page(unsigned long pfn);
+u32 htlb_c_device_bits(struct device *dev);
+int htlb_c_device_node(struct device *dev);
+bool htlb_c_device_reaches(struct device *dev, u64 physical, u64 len);
+struct sg_table *htlb_c_sg_alloc(u32 entries);
+void htlb_c_sg_free(struct sg_table *table);
+struct scatterlist *htlb_c_sg_set(struct scatterlist *entry, u64 physical, u32 len);
+int htlb_c_sg_map(struct device *dev, struct sg_table *table, u32 direction);
+void htlb_c_sg_unmap(struct device *dev, struct sg_table *table, u32 direction);
+
+u64 htlb_c_device_longest(struct device *dev);
+u64 htlb_c_device_boundary(struct device *dev);
+int htlb_c_sg_map_quietly(struct device *dev, struct sg_table *table);
+void htlb_c_sg_unmap_quietly(struct device *dev, struct sg_table *table);
+void htlb_c_sg_sync_for_cpu(struct device *dev, struct sg_table *table, u32 direction);
+void htlb_c_sg_sync_for_device(struct device *dev, struct sg_table *table, u32 direction);
+void *htlb_c_vmap(u64 *frames, u32 pages);
+void htlb_c_vunmap(void *address);
+
+/* One page more, or less, that somebody holds: each keeps the module, and is looked at again. */
+void htlb_c_limbo_enter(void);
+void htlb_c_limbo_leave(void);
+/* Returns when nobody looks any more; nothing is in limbo. */
+void htlb_c_limbo_stop(void);
+/* The Rust side's: puts back what nobody holds any more, and says whether something is left. */
+bool htlb_rs_limbo_retry(void);
+
+void htlb_c_node_span(int nid, unsigned long *start, unsigned long *end);
+bool htlb_c_range_alloc_at(gfp_t gfp, unsigned int order, int nid, unsigned long pfn);
+
+int htlb_c_import_order(struct file *file);
+bool htlb_c_import_is_sound(struct folio *folio, unsigned int order);
+unsigned long htlb_c_import_pfn(struct folio *folio);
 
 u64 htlb_c_memory_nodes(void);
 int htlb_c_local_node(void);

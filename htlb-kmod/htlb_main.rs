@@ -19,24 +19,32 @@ mod accounts;
 mod backing;
 mod buffer;
 mod debugfs;
+mod dmabuf;
 mod error;
+mod exports;
 mod fault;
 mod ffi;
 mod host;
+mod import;
 mod ioctl;
 mod limbo;
 mod machine;
 mod mapping;
 mod memory;
 mod params;
+mod range;
 mod runs;
+mod segments;
+mod shrinker;
 mod supply;
 
 use kernel::miscdevice::{MiscDeviceOptions, MiscDeviceRegistration};
 use kernel::prelude::*;
 
 use ffi::device::Client;
+use ffi::limbo::Watch;
 use ffi::published::Published;
+use ffi::shrinker::Shrinker;
 use machine::Machine;
 
 module! {
@@ -53,6 +61,14 @@ module! {
         pages_1g: u64 {
             default: 0,
             description: "1 GiB pages for the pool, over all nodes",
+        },
+        low_2m: u64 {
+            default: 0,
+            description: "more 2 MiB pages, all below 2^low_bits, for devices with narrow masks",
+        },
+        low_bits: u8 {
+            default: 28,
+            description: "address bits of the pages of low_2m, 24 to 32",
         },
         overcommit_2m: i64 {
             default: -1,
@@ -72,6 +88,8 @@ struct Htlb {
     device: MiscDeviceRegistration<Client>,
     #[pin]
     files: debugfs::Files,
+    shrinker: Shrinker,
+    watch: Watch,
     published: Published,
 }
 
@@ -81,8 +99,11 @@ impl kernel::InPlaceModule for Htlb {
             let machine = Machine::new()?;
             params::apply(&machine).map_err(error::errno)?;
             let published = Published::new(machine.clone());
+            let shrinker = Shrinker::new(machine.clone())?;
             Ok(try_pin_init!(Self {
                 files <- debugfs::Files::new(machine),
+                shrinker,
+                watch: Watch::new(),
                 published,
                 device <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"htlb" }),
             }? Error))

@@ -6,7 +6,7 @@
 
 use htlb_core::driver::{Content, Punched};
 use htlb_core::uapi::{
-    Create, CreateFlags, Info, Limit, LimitFlags, Lookup, Populate as PopulateRecord, Punch, Record, Reserve, Resize, ResizeFlags, Seal,
+    Create, CreateFlags, Import, Export, Info, Limit, LimitFlags, Lookup, Populate as PopulateRecord, Punch, Record, Reserve, Resize, ResizeFlags, Seal,
     SealFlags, Stats, Truncate, EXTENTS, NODE_ANY, NO_LIMIT, VERSION,
 };
 use htlb_core::{
@@ -17,10 +17,10 @@ use kernel::uaccess::{UserPtr, UserSlice};
 
 use crate::accounts::By;
 use crate::buffer::{DmaBuffer, Populate};
+use crate::dmabuf;
 use crate::error::errno;
 use crate::ffi::device::Client;
 use crate::ffi::file::BufferFile;
-use crate::ffi::page::Page;
 use crate::ffi::system;
 
 /// The longest record that is looked at; a tail beyond what this version knows must be zero anyway.
@@ -35,6 +35,7 @@ pub(crate) fn on_device(client: &Client, number: u32, argument: usize) -> Result
         Stats::IOCTL => serve(argument, |record| stats(client, record)),
         Resize::IOCTL => serve(argument, |record| resize(client, record)),
         Limit::IOCTL => serve(argument, |record| limit(client, record)),
+        Import::IOCTL => import(client, argument),
         _ => Err(ENOTTY),
     }
 }
@@ -43,6 +44,7 @@ pub(crate) fn on_device(client: &Client, number: u32, argument: usize) -> Result
 pub(crate) fn on_buffer(file: &BufferFile, number: u32, argument: usize) -> Result<isize> {
     let buffer = &*file.buffer();
     match number {
+        Export::IOCTL => dmabuf::export_ioctl(file, argument),
         Reserve::IOCTL => serve(argument, |record| reserve(buffer, record)),
         PopulateRecord::IOCTL => serve(argument, |record| populate(buffer, record)),
         Punch::IOCTL => serve(argument, |record| punch(buffer, record)),
@@ -122,6 +124,15 @@ fn create(client: &Client, argument: usize) -> Result<isize> {
     Ok(file.install(close_on_exec)? as isize)
 }
 
+fn import(client: &Client, argument: usize) -> Result<isize> {
+    let (record, _) = read::<Import>(argument)?;
+    if record.flags & !kernel::fs::file::flags::O_CLOEXEC != 0 || record.reserved != 0 {
+        return Err(errno(Reason::RecordFlags));
+    }
+    let file = crate::import::import(client.payer(), &record)?;
+    Ok(file.install(record.flags)? as isize)
+}
+
 fn reserve(buffer: &DmaBuffer, record: &mut Reserve) -> Result {
     no_flags(record.flags)?;
     let promised = buffer.reserve(range(record.offset, record.len)?).map_err(errno)?;
@@ -185,7 +196,7 @@ fn info(buffer: &DmaBuffer, record: &mut Info) -> Result {
     for (((page_bytes, extent_bytes), rung), (part, extent)) in extents.zip(buffer.parts().take(EXTENTS)) {
         *page_bytes = extent.size().bytes();
         *extent_bytes = extent.size().bytes().saturating_mul(extent.pages().raw());
-        *rung = Info::rung_number(part.attempt.rung);
+        *rung = if buffer.is_donated() { Info::RUNG_DONATED } else { Info::rung_number(part.attempt.rung) };
     }
     record.rungs = u64::from_le_bytes(rungs);
     Ok(())
@@ -197,7 +208,7 @@ fn lookup(buffer: &DmaBuffer, record: &mut Lookup) -> Result {
         return Err(EPERM);
     }
     let located = buffer.map().page_at(ByteOffset::new(record.offset)).map_err(errno)?;
-    let page = Page::owned(located.pfn, located.size).ok_or(EIO)?;
+    let page = buffer.page(ByteOffset::new(record.offset), &located).ok_or(EIO)?;
     let first = located.pfn.raw() << kernel::page::PAGE_SHIFT;
     record.physical = first.saturating_add(located.offset_in_page.raw());
     record.page_bytes = located.size.bytes();
@@ -239,6 +250,7 @@ fn stats(client: &Client, record: &mut Stats) -> Result {
     let size = size(record.page_bytes)?;
     let machine = client.machine();
     let lock = machine.stock(size).ok_or_else(|| errno(Reason::PageSizeUnsupported))?;
+    machine.look_into_limbo();
     let bytes = |pages: PageCount| pages.raw().saturating_mul(size.bytes());
     let everywhere = record.node == NODE_ANY;
     let mask = nodes(record.node)?;
@@ -257,6 +269,7 @@ fn stats(client: &Client, record: &mut Stats) -> Result {
         reserved: if everywhere { bytes(counts.reserved) } else { 0 },
         overcommit: if everywhere { bytes(overcommit) } else { 0 },
         available: if everywhere { bytes(available) } else { 0 },
+        donated: bytes(machine.donated().pages(size, mask)),
         limbo: if everywhere { bytes(PageCount::new(machine.limbo().len(Some(size)) as u64)) } else { 0 },
         ..*record
     };

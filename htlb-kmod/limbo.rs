@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Pages that left their slots while somebody outside still held them: they stay charged, and are looked at again
-//! whenever somebody wants a page, until the last holder lets go.
+//! whenever somebody wants a page, and every now and then, until the last holder lets go. Each keeps the module loaded.
 //!
 //! Room for every page of the stocks is pledged when the page comes in, since sending one here must not fail.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use htlb_core::{Attempt, Charge, Condition, Error as Reason, Exclusive, Frame, HugeSize, Returned};
+use htlb_core::{
+    Attempt, Charge, Condition, Error as Reason, Exclusive, Frame, HugeSize, PageCount, Reclaim, Returned,
+};
 use kernel::prelude::*;
 use kernel::sync::{new_mutex, Mutex};
 
+use crate::ffi::limbo::Stay;
 use crate::ffi::page::{self, Page};
 use crate::machine::Machine;
 
@@ -18,6 +21,7 @@ pub(crate) struct Held {
     frame: Frame,
     attempt: Attempt,
     charge: Charge,
+    stay: Stay,
 }
 
 /// The pages in limbo.
@@ -77,37 +81,63 @@ impl Limbo {
 
     /// Sends a page here.
     pub(crate) fn send(&self, frame: Frame, attempt: &Attempt, charge: Charge) {
-        let held = Held { frame, attempt: *attempt, charge };
+        self.keep(Held { frame, attempt: *attempt, charge, stay: Stay::begin() });
+    }
+
+    fn keep(&self, held: Held) {
         // INVARIANT: room was pledged when the page came in.
         let pushed = self.held.lock().push_within_capacity(held);
         debug_assert!(pushed.is_ok());
     }
 
-    /// Puts back every page that nobody holds any more. Takes no sleeping lock that is held across an allocation, so
-    /// that a shrinker may call it; inside the gate.
-    pub(crate) fn retry(&self, machine: &Machine) {
-        loop {
-            let found = {
-                let mut held = self.held.lock();
-                let at = held.iter().position(|held| {
-                    Page::owned(held.frame.pfn(), held.frame.size()).is_some_and(Page::is_exclusive)
-                });
-                at.and_then(|at| held.remove(at).ok())
-            };
-            let Some(Held { frame, attempt, charge }) = found else { return };
-            let left = match machine.stock_of(&attempt) {
+    /// The next page that nobody holds any more, from `from` on; and where it was.
+    fn find(&self, from: usize) -> Option<(usize, Held)> {
+        let mut all = self.held.lock();
+        let free = |held: &Held| Page::owned(held.frame.pfn(), held.frame.size()).is_some_and(Page::is_exclusive);
+        let at = (from..all.len()).find(|at| all.get(*at).is_some_and(free))?;
+        all.remove(at).ok().map(|held| (at, held))
+    }
+
+    /// Puts back every page that nobody holds any more; says how many the stocks have again. Takes no sleeping lock that is
+    /// held across an allocation, so that a shrinker may call it; inside the gate.
+    pub(crate) fn retry(&self, machine: &Machine) -> PageCount {
+        let mut back = 0u64;
+        let mut from = 0;
+        // No page is looked at twice, though one may come back here.
+        let mut looks = self.len(None);
+        while let Some((at, Held { frame, attempt, charge, stay })) = self.find(from) {
+            from = at;
+            let poisoned = Page::owned(frame.pfn(), frame.size()).is_some_and(Page::is_poisoned);
+            match machine.stock_of(&attempt) {
+                Some(lock) if poisoned => {
+                    let Reclaim::Limbo = machine.bury(lock, frame, &attempt, charge) else { return PageCount::new(back) };
+                }
                 Some(lock) => match lock.with(|stock| stock.put(frame, charge, Condition::Dirty)) {
-                    Returned::Kept => continue,
-                    Returned::Leaves(frame) => frame,
+                    Returned::Kept => back = back.saturating_add(1),
+                    Returned::Leaves(frame) => machine.let_go(frame),
                 },
-                None => frame,
-            };
-            machine.let_go(left);
+                None => machine.let_go(frame),
+            }
+            drop(stay);
+            looks = looks.saturating_sub(1);
+            if looks == 0 {
+                break;
+            }
         }
+        PageCount::new(back)
     }
 }
 
 impl Machine {
+    /// Looks into limbo as somebody whom nobody waits for; says whether something is left there.
+    pub(crate) fn look_into_limbo(&self) -> bool {
+        if let Some(pass) = self.try_enter() {
+            self.limbo().retry(self);
+            self.leave(pass);
+        }
+        self.limbo().len(None) > 0
+    }
+
     /// Gives a page that left the stocks to the system.
     pub(crate) fn let_go(&self, frame: Frame) {
         self.limbo().unpledge();

@@ -11,17 +11,18 @@ use htlb_core::gate::{Gate, Pass};
 use htlb_core::ledger::{Ledger, Tables};
 use htlb_core::pool::Pool;
 use htlb_core::{
-    AddressBits, Attempt, Class, Condition, Error as Reason, Exclusive, Frame, Gfp, HugeSize, NodeMask,
+    AddressBits, Attempt, Class, Condition, Error as Reason, Exclusive, Frame, Gfp, HugeSize, Level, NodeMask,
     PageCount, Rung, Sizes, Stock, Stop, Supply, Topology,
 };
 use kernel::prelude::*;
-use kernel::rbtree::{RBTree, RBTreeNode};
+use kernel::rbtree::{RBTree, RBTreeNodeReservation};
 use kernel::sync::{new_mutex, Arc, Mutex};
 
 use crate::accounts::Users;
 use crate::buffer::DmaBuffer;
 use crate::ffi::page::Page;
 use crate::ffi::system;
+use crate::import::Donated;
 use crate::ffi::wait::{self, Killed, Signals};
 use crate::limbo::Limbo;
 use crate::memory::Words;
@@ -41,11 +42,21 @@ pub(crate) struct StockLock {
     stock: Mutex<Stock<Words>>,
 }
 
+impl StockLock {
+    /// Runs `f` unless somebody else has the stock: for those who must not wait.
+    pub(crate) fn try_with<R>(&self, f: impl FnOnce(&mut Stock<Words>) -> R) -> Option<R> {
+        self.stock.try_lock().map(|mut stock| f(&mut stock))
+    }
+}
+
 impl Exclusive<Stock<Words>> for StockLock {
     fn with<R>(&self, f: impl FnOnce(&mut Stock<Words>) -> R) -> R {
         f(&mut self.stock.lock())
     }
 }
+
+/// Room for one buffer in the list of them.
+pub(crate) type Place = RBTreeNodeReservation<u64, Arc<DmaBuffer>>;
 
 /// Everything that is not one buffer's.
 #[pin_data(PinnedDrop)]
@@ -62,6 +73,7 @@ pub(crate) struct Machine {
     limbo: Limbo,
     #[pin]
     users: Users,
+    donated: Donated,
 }
 
 fn stock(size: HugeSize, nodes: u32) -> Result<Stock<Words>, Reason> {
@@ -89,6 +101,7 @@ impl Machine {
                 next_buffer: AtomicU64::new(1),
                 limbo <- Limbo::new(),
                 users <- Users::new(),
+                donated: Donated::new(),
             }),
             GFP_KERNEL,
         )?;
@@ -126,6 +139,11 @@ impl Machine {
     /// Pages that left their slots but that somebody still holds.
     pub(crate) fn limbo(&self) -> &Limbo {
         &self.limbo
+    }
+
+    /// How many pages imports hold.
+    pub(crate) fn donated(&self) -> &Donated {
+        &self.donated
     }
 
     /// Who has opened the device.
@@ -190,15 +208,15 @@ impl Machine {
         value.map_err(|Killed| Reason::Interrupted)
     }
 
-    /// Notes a buffer, for those who look at all of them; returns its number.
-    pub(crate) fn note(&self, buffer: &Arc<DmaBuffer>) -> Result<u64> {
+    /// Notes a buffer, for those who look at all of them; returns its number. Inside the pass in which it got its
+    /// promises, or the books would show promises of nobody's.
+    pub(crate) fn note(&self, place: Place, buffer: &Arc<DmaBuffer>) -> u64 {
         let id = self.next_buffer.fetch_add(1, Ordering::Relaxed);
-        let node = RBTreeNode::new(id, buffer.clone(), GFP_KERNEL)?;
-        self.buffers.lock().insert(node);
-        Ok(id)
+        self.buffers.lock().insert(place.into_node(id, buffer.clone()));
+        id
     }
 
-    /// Forgets a buffer.
+    /// Forgets a buffer, inside the pass in which it gives everything back.
     pub(crate) fn forget(&self, id: u64) {
         let gone = self.buffers.lock().remove_node(&id);
         // Freed with no lock held.
@@ -239,10 +257,9 @@ impl Machine {
     pub(crate) fn shrink(&self, size: HugeSize, nodes: NodeMask, most: PageCount) -> PageCount {
         let mut gone = 0u64;
         let Some(lock) = self.stock(size) else { return PageCount::ZERO };
-        for class in (0..Class::COUNT).filter_map(Class::from_index) {
-            if !nodes.contains(class.node) {
-                continue;
-            }
+        // The highest addresses first: the lower a page, the more masks reach it.
+        let levels = (0..Level::COUNT).rev().filter_map(Level::from_index);
+        for class in levels.flat_map(|level| nodes.iter().map(move |node| Class { node, level })) {
             while gone < most.raw() {
                 let Ok(frame) = lock.with(|stock| stock.shrink(class)) else { break };
                 self.let_go(frame);

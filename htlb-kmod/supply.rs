@@ -2,7 +2,7 @@
 //! Pages from the system: for a promise that is short, for one buffer alone, and for the pools.
 
 use htlb_core::{
-    Attempt, Charge, Class, Error as Reason, Exclusive, Frame, HugeSize, NodeId, NodeMask, PageCount,
+    Attempt, Charge, Class, Error as Reason, Exclusive, Frame, Gfp, HugeSize, NodeId, NodeMask, PageCount,
     Reclaim, Supply,
 };
 use kernel::prelude::*;
@@ -10,6 +10,9 @@ use kernel::prelude::*;
 use crate::ffi::page::{self, Page};
 use crate::ffi::system;
 use crate::machine::{Machine, StockLock};
+
+/// A mask of so many bits or fewer is narrow: the zones below it are small, and shared with everybody else.
+const NARROW: u8 = 32;
 
 /// One page for an attempt: within its reach, on a preferred node if there is one there.
 pub(crate) fn fetch(attempt: &Attempt, prefer: NodeMask) -> Result<Frame, Reason> {
@@ -28,6 +31,24 @@ pub(crate) fn fetch(attempt: &Attempt, prefer: NodeMask) -> Result<Frame, Reason
 
 /// One page on this node.
 fn fetch_on(attempt: &Attempt, node: NodeId) -> Result<Frame, Reason> {
+    match fetch_any(attempt, node) {
+        // A cgroup cannot be charged for a page at a chosen place.
+        Err(Reason::OutOfPages | Reason::OutOfReach)
+            if is_narrow(attempt) && !attempt.gfp.contains(Gfp::ACCOUNT) =>
+        {
+            crate::range::one(attempt.gfp, attempt.size, node, attempt.reach.level().bits())
+        }
+        answer => answer,
+    }
+}
+
+/// Whether pages for this attempt are so scarce that they are worth looking for one by one.
+fn is_narrow(attempt: &Attempt) -> bool {
+    attempt.size != HugeSize::BASE && attempt.reach.level().bits() <= NARROW
+}
+
+/// One page on this node, wherever the allocator has one.
+fn fetch_any(attempt: &Attempt, node: NodeId) -> Result<Frame, Reason> {
     let frame = page::allocate(attempt.gfp, attempt.size, node).ok_or(Reason::OutOfPages)?;
     let page = Page::owned(frame.pfn(), frame.size()).ok_or(Reason::FrameInvalid)?;
     // A zone is coarser than a mask, and the allocator may have answered from elsewhere.
@@ -42,7 +63,11 @@ fn fetch_on(attempt: &Attempt, node: NodeId) -> Result<Frame, Reason> {
 impl Machine {
     /// Up to `pages` pages for an attempt's stock, as surplus; says how many came.
     pub(crate) fn supply(&self, attempt: &Attempt, prefer: NodeMask, pages: PageCount) -> Result<PageCount, Reason> {
-        self.limbo().retry(self);
+        let back = self.limbo().retry(self);
+        if !back.is_zero() {
+            // Perhaps they are what is missing: the caller looks, and asks again.
+            return Ok(back);
+        }
         let mut came = 0u64;
         while came < pages.raw() {
             match self.supply_one(attempt, prefer) {
@@ -50,6 +75,49 @@ impl Machine {
                 Err(Reason::Interrupted) => return Err(Reason::Interrupted),
                 Err(_) if came > 0 => break,
                 Err(reason) => return Err(reason),
+            }
+        }
+        Ok(PageCount::new(came))
+    }
+
+    /// `pages` contiguous pages for an attempt's stock, as surplus, the first aligned to `align` bytes.
+    pub(crate) fn supply_run(&self, attempt: &Attempt, pages: PageCount, align: u64) -> Result<(), Reason> {
+        let lock = self.stock_of(attempt).ok_or(Reason::PageSizeUnsupported)?;
+        let spare = lock.with(|stock| stock.ledger().overcommit().raw().saturating_sub(stock.counts().surplus.raw()));
+        if spare < pages.raw() {
+            return Err(Reason::OvercommitLimit);
+        }
+        let mut refusal = Reason::NoContiguousRun;
+        for node in attempt.reach.nodes().and(system::memory_nodes()).iter() {
+            match crate::range::run(attempt, node, pages, align) {
+                Ok(run) => {
+                    // All of them leave limbo's room and the system's books in order, also where one is refused.
+                    return run.into_iter().fold(Ok(()), |so_far, frame| match so_far {
+                        Ok(()) => self.take_in(frame, Supply::Surplus),
+                        Err(reason) => {
+                            page::free(frame);
+                            Err(reason)
+                        }
+                    });
+                }
+                Err(Reason::Interrupted) => return Err(Reason::Interrupted),
+                Err(reason) => refusal = reason,
+            }
+        }
+        Err(refusal)
+    }
+
+    /// Adds up to `pages` pages below 2^`bits` to the pool; says how many came.
+    pub(crate) fn add_low(&self, size: HugeSize, bits: u8, pages: PageCount) -> Result<PageCount, Reason> {
+        let mut came = 0u64;
+        for node in system::memory_nodes().iter() {
+            while came < pages.raw() {
+                match crate::range::one(crate::params::POOL_GFP, size, node, bits) {
+                    Ok(frame) => self.take_in(frame, Supply::Persistent)?,
+                    Err(Reason::Interrupted) => return Err(Reason::Interrupted),
+                    Err(_) => break,
+                }
+                came = came.saturating_add(1);
             }
         }
         Ok(PageCount::new(came))

@@ -227,6 +227,13 @@ pub struct RequestBuilder {
     request: Request,
 }
 
+impl From<Request> for RequestBuilder {
+    /// The choices of a request, to change some of them.
+    fn from(request: Request) -> Self {
+        Self { request }
+    }
+}
+
 impl RequestBuilder {
     /// Replaces the size that the builder was made with.
     pub const fn size(mut self, size: ByteLen) -> Self {

@@ -8,7 +8,7 @@ use core::cell::Cell;
 use core::marker::PhantomData;
 
 use htlb_core::page_map::Located;
-use htlb_core::HugeSize;
+use htlb_core::{ByteLen, HugeSize};
 use kernel::bindings;
 use kernel::prelude::*;
 use kernel::sync::{Arc, ArcBorrow};
@@ -121,7 +121,8 @@ impl Fault<'_> {
             }
             // SAFETY: the area, and so its file, is valid until the lock is released below. The file is a buffer's.
             let file = unsafe { BufferFile::borrow((*(*self.vmf).__bindgen_anon_1.vma).vm_file) };
-            let Ok(file) = file else { return Err(Ended::Retry) };
+            // Without the file there would be nothing to come back to; that of an area of ours is always one.
+            let Ok(file) = file else { return Err(Ended::Killed) };
             self.kept.set(Some(file));
             // SAFETY: the lock is held, because ALLOW_RETRY is set and it has not been released.
             unsafe { c::htlb_c_release_fault_lock(self.vmf) };
@@ -162,10 +163,15 @@ impl Fault<'_> {
     }
 
     /// Installs an entry for the frames that `look` finds, as large as asked, while nobody revokes; `None` where it finds none.
-    pub(crate) fn answer_installed(&self, mappings: Mappings, look: impl FnOnce() -> Option<Located>) -> Option<Reply> {
+    pub(crate) fn answer_installed(
+        &self,
+        mappings: Mappings,
+        look: impl FnOnce() -> Option<Located>,
+        size: impl FnOnce() -> ByteLen,
+    ) -> Option<Reply> {
         mappings.hold(|| {
             let located = look()?;
-            if located.size < self.size || !self.fits() {
+            if located.size < self.size || !self.fits(size()) {
                 return Some(Reply::Fallback);
             }
             let inside = located.offset_in_page.raw() & !(self.size.bytes() - 1);
@@ -186,8 +192,9 @@ impl Fault<'_> {
         })
     }
 
-    /// Whether an entry of the asked size fits the area, at an address that agrees with the offset.
-    fn fits(&self) -> bool {
+    /// Whether an entry of the asked size fits the area, at an address that agrees with the offset, and ends below the buffer's
+    /// end: a touch beyond that is a signal.
+    fn fits(&self, end_of_buffer: ByteLen) -> bool {
         // SAFETY: the area is valid: its lock is held.
         let (address, pgoff, start, end) = unsafe {
             let vma = (*self.vmf).__bindgen_anon_1.vma;
@@ -202,7 +209,9 @@ impl Fault<'_> {
         let mask = self.size.bytes() - 1;
         let first = address & !mask;
         let agrees = (address.wrapping_sub(pgoff << kernel::page::PAGE_SHIFT)) & mask == 0;
-        agrees && first >= start && first.checked_add(mask).is_some_and(|last| last < end)
+        let last_byte = self.offset() | mask;
+        let below = self.size == HugeSize::BASE || last_byte < end_of_buffer.raw();
+        agrees && below && first >= start && first.checked_add(mask).is_some_and(|last| last < end)
     }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The file that each buffer is: its inode has the buffer's address space and size, its life is the buffer's.
 
+use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
 use htlb_core::{ByteLen, ByteRange};
@@ -66,6 +67,8 @@ static OPERATIONS: Operations = Operations(bindings::file_operations {
     unlocked_ioctl: Some(ioctl),
     compat_ioctl: bindings::compat_ptr_ioctl,
     get_unmapped_area: Some(get_unmapped_area),
+    // Nothing is behind the pages, so msync has nothing to do.
+    fsync: Some(bindings::noop_fsync),
     ..pin_init::zeroed()
 });
 
@@ -141,7 +144,8 @@ impl BufferFile {
     pub(crate) fn install(self, flags: u32) -> Result<u32> {
         let reserved = FileDescriptorReservation::get_unused_fd_flags(flags)?;
         let fd = reserved.reserved_fd();
-        // SAFETY: the reference moves into the `ARef`; the file is new, so nobody is in `fdget_pos` with it.
+        // SAFETY: the reference moves into the `ARef`; no operation of this file has a position, so nobody
+        // is in `fdget_pos` with it for more than a refusal.
         let file: ARef<File> = unsafe { ARef::from_raw(NonNull::new_unchecked(self.into_raw().cast())) };
         reserved.fd_install(file);
         Ok(fd)
@@ -189,9 +193,9 @@ impl Mappings {
         value
     }
 
-    /// The size that the kernel checks faults and copies against.
+    /// The size that the kernel checks faults and copies against. One thread at a time: the one that changes the buffer's.
     pub(crate) fn resize(self, size: ByteLen) {
-        // SAFETY: valid by the invariants; sizes change only under the caller's lock.
+        // SAFETY: valid by the invariants.
         unsafe { c::htlb_c_file_resize(self.file.as_ptr(), size.raw()) };
     }
 }
@@ -272,7 +276,7 @@ pub(super) unsafe fn map(file: *mut bindings::file, vma: *mut bindings::vm_area_
 
 /// # Safety
 ///
-/// Called by the kernel with a file of ours, or null arguments never.
+/// Called by the kernel with a file of ours.
 unsafe extern "C" fn get_unmapped_area(
     file: *mut bindings::file,
     address: c_ulong,
@@ -280,20 +284,44 @@ unsafe extern "C" fn get_unmapped_area(
     pgoff: c_ulong,
     flags: c_ulong,
 ) -> c_ulong {
-    // SAFETY: a file of ours, by the contract.
-    let buffer = unsafe { <Arc<DmaBuffer> as ForeignOwnable>::borrow((*file).private_data) };
-    let align = mapping::alignment(&buffer, (pgoff as u64) << kernel::page::PAGE_SHIFT, len as u64);
-    match align {
-        // A hint is the caller's to align.
-        Some(align) if address == 0 => {
-            // SAFETY: plain numbers, checked by the callee.
-            unsafe { c::htlb_c_unmapped_area(file, len as usize, pgoff as usize, flags as usize, align as usize) as c_ulong }
-        }
-        _ => {
-            // SAFETY: as above.
-            unsafe {
-                c::htlb_c_unmapped_area_at(file, address as usize, len as usize, pgoff as usize, flags as usize) as c_ulong
+    // SAFETY: by the contract; it is not dropped, so the reference stays the caller's.
+    match unsafe { BufferFile::from_raw(file) }.map(ManuallyDrop::new) {
+        Some(file) => file.unmapped_area(address, len, pgoff, flags),
+        None => EINVAL.to_errno() as c_ulong,
+    }
+}
+
+impl BufferFile {
+    /// Where a mapping of the buffer goes: an address that agrees with the offset as far as its pages are large, or an errno.
+    pub(super) fn unmapped_area(&self, address: c_ulong, len: c_ulong, pgoff: c_ulong, flags: c_ulong) -> c_ulong {
+        let offset = (pgoff as u64).checked_mul(kernel::page::PAGE_SIZE as u64);
+        let align = offset.and_then(|offset| mapping::alignment(&self.buffer(), offset, len as u64));
+        // SAFETY: the file is ours; plain numbers beside it, checked by the callee.
+        let there = || unsafe {
+            c::htlb_c_unmapped_area_at(self.as_ptr(), address as usize, len as usize, pgoff as usize, flags as usize) as c_ulong
+        };
+        let Some(align) = align else { return there() };
+        // A wish is the caller's to align; where it cannot be had, it is as if there were none.
+        if address != 0 {
+            let got = there();
+            if got == address {
+                return got;
             }
         }
+        // SAFETY: as above.
+        unsafe { c::htlb_c_unmapped_area(self.as_ptr(), len as usize, pgoff as usize, flags as usize, align as usize) as c_ulong }
+    }
+
+    /// Makes an area of another file's one of the buffer's.
+    ///
+    /// # Safety
+    ///
+    /// `vma` is being set up, by the `mmap` of its file.
+    pub(super) unsafe fn map_into(&self, vma: *mut bindings::vm_area_struct) -> Result {
+        // SAFETY: by the contract. The area has a reference of its own from here on, and what it had is given back, also
+        // where the rest fails: the kernel lets the file go that it then finds there.
+        unsafe { bindings::vma_set_file(vma, self.as_ptr()) };
+        // SAFETY: by the contract, and its file is ours now.
+        unsafe { map(self.as_ptr(), vma) }
     }
 }

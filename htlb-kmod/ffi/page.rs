@@ -12,7 +12,7 @@ use super::c;
 /// The largest order that is one folio, mapped by its page structures. Larger pages are ranges of frames.
 const FOLIO_ORDER: u8 = 9;
 
-/// A page of ours, for as long as its frame is not freed.
+/// A page of ours, for as long as its frame is not freed; or one that a pin keeps, for as long as the pin.
 #[derive(Clone, Copy)]
 pub(crate) struct Page {
     pfn: usize,
@@ -74,6 +74,12 @@ impl Page {
             kernel::pr_err!("frame {:#x} is not a page of this module\n", pfn);
         }
         ours.then_some(Self { pfn, size })
+    }
+
+    /// A page that is not ours but that a pin of ours keeps: for [`super::import`], which proves it.
+    pub(super) fn of_pin(pfn: Pfn, size: HugeSize) -> Option<Self> {
+        let pfn = usize::try_from(pfn.raw()).ok()?;
+        Some(Self { pfn, size })
     }
 
     /// The node that it lies on.

@@ -26,6 +26,10 @@ if ! grep -qx 'CONFIG_RUST=y' "$config"; then
 	refuse "the kernel of $kdir is built without Rust (CONFIG_RUST=y is not set)." \
 		"Use a kernel that has it, such as Debian's from 7.2 on, or configure one: make -C $kdir rustavailable menuconfig"
 fi
+if ! grep -qx 'CONFIG_DMA_SHARED_BUFFER=y' "$config"; then
+	refuse "the kernel of $kdir is built without dma-bufs (CONFIG_DMA_SHARED_BUFFER=y is not set)." \
+		"Use a distribution's kernel, or set an option that needs them, such as CONFIG_DMABUF_HEAPS or CONFIG_UDMABUF."
+fi
 
 # 7.2, as LINUX_VERSION_CODE has it: major, minor, a byte each, above the byte of the stable release.
 oldest=$((7 * 65536 + 2 * 256))

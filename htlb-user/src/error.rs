@@ -82,7 +82,8 @@ const fn advice_on(cause: Cause) -> Option<&'static str> {
         Cause::RangeUnaligned => "begin and end on page boundaries, or end at the end of the buffer",
         Cause::BeyondCapacity => "give the buffer a larger capacity when it is made",
         Cause::OutOfReach => {
-            "physical addresses are known to a process with CAP_SYS_ADMIN only, and for hugetlb pages only"
+            "physical addresses are known to a process with CAP_SYS_ADMIN only, and for hugetlb pages only; \
+             the kernel module htlb.ko needs neither"
         }
         _ => return None,
     })

@@ -27,8 +27,8 @@
 //! | [`system`] | what the machine has and allows |
 //! | [`sys`] | what is asked of the kernel: the only place with `unsafe` |
 //!
-//! A request goes through the core's policy to a ladder of attempts: the pools of this process, the system's hugetlb pool,
-//! smaller huge pages, transparent huge pages, base pages. The core's ledger decides who may have pages, its pool which, its page map
+//! A request goes through the core's policy to a ladder of attempts: the pools of this process, the kernel module htlb.ko where it is
+//! loaded, the system's hugetlb pool, smaller huge pages, transparent huge pages, base pages. The core's ledger decides who may have pages, its pool which, its page map
 //! says where they are; this crate gets them from the kernel, populated and verified before they count, and makes them
 //! visible as slices. What the core promised cannot fail later, so a shortage is an error when the buffer is made or populated,
 //! and never a signal, with one exception: memory that was shared with a process that punches it.
@@ -37,6 +37,14 @@
 //!
 //! Everything here is `Send` and `Sync`. A forked child inherits none of it: calls are errors there, dropping does nothing.
 //! Nothing is left behind by a process that is killed, except named buffers.
+//!
+//! # With the kernel module
+//!
+//! Where `/dev/htlb` can be opened, huge pages come from there first ([`pools::DeviceUse`]), and a receipt says so; nothing else
+//! changes, but that physical contiguity and DMA masks are to be had without `CAP_SYS_ADMIN`, since the module sees to them, and that what
+//! [`Buffer::share`] passes on is a buffer of the module, which can become a dma-buf ([`device::DeviceBuffer::export`]).
+//! [`device`] has the module's own calls. Named buffers stay in files on a hugetlbfs: a buffer of the module has no name, and ends with
+//! the last process that has it.
 //!
 //! # When not to use this
 //!

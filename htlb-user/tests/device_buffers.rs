@@ -6,7 +6,11 @@ mod device_support;
 use std::os::fd::AsFd;
 
 use htlb_core::uapi::{Create, NO_LIMIT};
-use htlb_core::{ByteLen, Error as Cause, HugeSize, Request, Rung};
+use htlb_core::{
+    AddressBits, ByteLen, Error as Cause, HugeSize, NodePolicy, PageCount, Request, Rung,
+};
+use htlb_tests::host::PoolLease;
+use htlb_tests::skip::skip;
 use htlb_user::buffer::Populate;
 use htlb_user::device::{Account, Cut, DeviceBuffer, Export, Faults, How, Mapping};
 use htlb_user::sys::memfd::{Kind, Memfd};
@@ -174,20 +178,21 @@ fn an_address_is_below_the_mask_and_on_the_node_that_was_asked_for() {
     );
     assert_ne!(buffer.lookup(MIB2).unwrap().physical, first.physical);
     let node = first.node.expect("the node of a page is known");
-    let bound = Request::builder(ByteLen::new(MIB2))
-        .page_size(HugeSize::MIB2)
-        .strict()
-        .nodes(htlb_core::NodePolicy::Bind(node.mask()))
-        .dma_mask(htlb_core::AddressBits::new(32).unwrap())
-        .build()
-        .unwrap();
-    let bound = ground
-        .device
-        .create(&bound, bound.size(), Populate::Now)
-        .unwrap();
-    let place = bound.lookup(MIB2 - 1).unwrap();
-    assert_eq!(place.node, Some(node));
-    assert!(place.physical < 1 << 32);
+    let choice = || {
+        Request::builder(ByteLen::new(MIB2))
+            .page_size(HugeSize::MIB2)
+            .strict()
+    };
+    let made = |request: Request| {
+        let made = ground
+            .device
+            .create(&request, request.size(), Populate::Now);
+        made.unwrap().lookup(MIB2 - 1).unwrap()
+    };
+    let bound = choice().nodes(NodePolicy::Bind(node.mask()));
+    assert_eq!(made(bound.build().unwrap()).node, Some(node));
+    let low = choice().dma_mask(AddressBits::new(32).unwrap());
+    assert!(made(low.build().unwrap()).physical < 1 << 32);
 }
 
 #[test]
@@ -209,6 +214,7 @@ fn a_dma_buf_is_the_same_memory_and_seals_nothing_by_itself() {
     let mut bytes = [0; 4];
     mapping.read_at(0, &mut bytes).unwrap();
     assert_eq!(&bytes, b"back");
+    assert_eq!(exported.byte(alignment).unwrap(), 0);
     assert_eq!(huge_mapped(exported.address()), 2 * MIB2);
     // The dma-buf keeps the memory.
     drop((buffer, mapping));
@@ -263,11 +269,9 @@ fn pages_of_a_memfd_are_shared_with_the_module() {
     let Some(ground) = Ground::new("device_import") else {
         return;
     };
-    let lease =
-        htlb_tests::host::PoolLease::with_at_least(HugeSize::MIB2, htlb_core::PageCount::new(2));
-    let Ok(_lease) = lease else {
-        htlb_tests::skip::skip("device_import", htlb_tests::skip::NO_DEVICE);
-        return;
+    let _lease = match PoolLease::with_at_least(HugeSize::MIB2, PageCount::new(2)) {
+        Ok(lease) => lease,
+        Err(why) => return skip("device_import", &why.to_string()),
     };
     let memfd = Memfd::new(Kind::Hugetlb(HugeSize::MIB2)).unwrap();
     memfd.set_len(ByteLen::new(2 * MIB2)).unwrap();

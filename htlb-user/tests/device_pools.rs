@@ -1,17 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! The library's own buffers over the module: the same calls, and a receipt that says where the pages are from.
 
+mod buffer_support;
 mod device_support;
 
+use std::fs::{set_permissions, Permissions};
 use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 
-use htlb_core::{AddressBits, Contiguity, Error as Cause, HugeSize, PageCount, Rung};
+use htlb_core::uapi::DEVICE;
+use htlb_core::{AddressBits, ByteLen, Contiguity, Error as Cause, HugeSize, PageCount, Rung};
 use htlb_user::buffer::{Access, Layout, Populate};
-use htlb_user::device::DeviceBuffer;
+use htlb_user::device::{Device, DeviceBuffer};
 use htlb_user::pools::{DeviceUse, Pools, Retention};
 use htlb_user::receipt::{Giver, Home};
 use htlb_user::Owner;
 
+use buffer_support::{again, role, went_well};
 use device_support::{Ground, MIB2, PAGES};
 
 fn pools(usage: DeviceUse) -> Pools {
@@ -240,9 +246,9 @@ fn masks_and_runs_are_the_modules_business() {
 }
 
 #[test]
-fn a_file_is_read_into_it_by_direct_io() {
+fn a_file_is_loaded_into_it() {
     use htlb_user::load::{fill, Options, Source, Span};
-    let Some(ground) = Ground::new("device_direct_io") else {
+    let Some(ground) = Ground::new("device_load") else {
         return;
     };
     let pools = pools(DeviceUse::Only);
@@ -268,4 +274,173 @@ fn a_file_is_read_into_it_by_direct_io() {
     std::fs::remove_file(&file).unwrap();
     drop((buffer, pools));
     assert_eq!(ground.free(), PAGES);
+}
+
+/// A block device that the guest makes (`brd`).
+const DISK: &str = "/dev/ram0";
+
+#[test]
+fn a_disk_writes_into_it_by_direct_io() {
+    use htlb_user::load::{fill, Options, Source, Span};
+    let test = "a_disk_writes_into_it_by_direct_io";
+    let Some(ground) = Ground::new(test) else {
+        return;
+    };
+    let len = 4 * MIB2;
+    let content: Vec<u8> = (0..len).map(|at| (at % 239) as u8).collect();
+    let Some(disk) = empty_disk(content.len()) else {
+        htlb_tests::skip::skip(test, htlb_tests::skip::NO_RAM_DISK);
+        return;
+    };
+    disk.write_all_at(&content, 0).unwrap();
+    disk.sync_all().unwrap();
+    let pools = pools(DeviceUse::Only);
+    let source = Source::open(DISK.as_ref()).unwrap();
+    assert!(source.is_direct());
+    // The disk may be larger than the pool.
+    ground.surplus(source.len().unwrap().div_ceil(MIB2));
+    let mut buffer = pools
+        .buffer(source.len().unwrap())
+        .page_size(HugeSize::MIB2)
+        .strict()
+        .create()
+        .unwrap();
+    {
+        let mut bytes = buffer.as_mut_slice().unwrap();
+        let spans = &mut [Span::new(&mut bytes)];
+        let report = fill(&source, spans, &Options::default(), |_| {}).unwrap();
+        assert_eq!(
+            (report.direct_bytes, report.buffered_bytes),
+            (report.bytes, 0)
+        );
+    }
+    assert!(buffer.slice(0, len).unwrap()[..] == content[..]);
+    disk.write_all_at(&vec![0; content.len()], 0).unwrap();
+    drop((buffer, pools));
+    ground.surplus(0);
+    assert_eq!(ground.free(), PAGES);
+}
+
+/// The disk, if it holds nothing that could be lost.
+fn empty_disk(len: usize) -> Option<std::fs::File> {
+    let mut options = std::fs::OpenOptions::new();
+    let disk = options.read(true).write(true).open(DISK).ok()?;
+    let mut bytes = vec![1; len];
+    disk.read_exact_at(&mut bytes, 0).ok()?;
+    bytes.iter().all(|byte| *byte == 0).then_some(disk)
+}
+
+/// The mode of the device, put back when dropped.
+struct Opened(Permissions);
+
+impl Opened {
+    fn to_everybody() -> Self {
+        let before = std::fs::metadata(DEVICE).unwrap().permissions();
+        set_permissions(DEVICE, Permissions::from_mode(0o666)).unwrap();
+        Self(before)
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        set_permissions(DEVICE, self.0.clone()).unwrap();
+    }
+}
+
+#[test]
+fn a_user_without_rights_has_masks_and_runs_from_the_module_and_no_more() {
+    let test = "a_user_without_rights_has_masks_and_runs_from_the_module_and_no_more";
+    if role().is_some() {
+        return as_nobody();
+    }
+    let Some(ground) = Ground::new(test) else {
+        return;
+    };
+    let mut child = again(test, "nobody");
+    child.uid(65534).gid(65534);
+    {
+        let _opened = Opened::to_everybody();
+        went_well(child);
+    }
+    assert_eq!(ground.free(), PAGES);
+}
+
+/// The kernel shows this process no physical address, so what the module says must do.
+fn as_nobody() {
+    let pools = pools(DeviceUse::Only);
+    let buffer = pools
+        .buffer(2 * MIB2)
+        .page_size(HugeSize::MIB2)
+        .strict()
+        .dma_mask(AddressBits::new(32).unwrap())
+        .create()
+        .unwrap();
+    assert_eq!(buffer.page_at(0).unwrap().physical, None);
+    let runs = pools
+        .buffer(4 * MIB2)
+        .page_size(HugeSize::MIB2)
+        .contiguity(Contiguity::Whole)
+        .create()
+        .unwrap();
+    assert_eq!(runs.receipt().shares[0].giver, Giver::Device);
+    let device = Device::open().unwrap();
+    let target = ByteLen::new(MIB2);
+    let refused = device.resize(HugeSize::MIB2, None, target).unwrap_err();
+    assert_eq!(refused.errno(), libc::EPERM);
+    assert!(refused.to_string().contains("run as root"), "{refused}");
+    let request = device_support::strict(1);
+    let own = device
+        .create(&request, request.size(), Populate::Now)
+        .unwrap();
+    assert_eq!(own.lookup(0).unwrap_err().errno(), libc::EPERM);
+}
+
+#[test]
+fn a_device_that_may_not_be_opened_is_a_line_in_the_receipt() {
+    let test = "a_device_that_may_not_be_opened_is_a_line_in_the_receipt";
+    if role().is_some() {
+        let buffer = pools(DeviceUse::Automatic)
+            .buffer(2 * MIB2)
+            .page_size(HugeSize::MIB2)
+            .create();
+        let text = buffer.unwrap().receipt().to_string();
+        assert!(text.contains("may not be opened by this user"), "{text}");
+        return;
+    }
+    let Some(_ground) = Ground::new(test) else {
+        return;
+    };
+    let mut child = again(test, "nobody");
+    child.uid(65534).gid(65534);
+    went_well(child);
+}
+
+#[test]
+fn pages_of_one_gib_come_from_the_module_where_nothing_else_may_give_any() {
+    let test = "device_gib";
+    let Some(ground) = Ground::new(test) else {
+        return;
+    };
+    let pools = pools(DeviceUse::Only);
+    let builder = pools.buffer(1 << 30).page_size(HugeSize::GIB1).strict();
+    let mut buffer = match builder.create() {
+        Ok(buffer) => buffer,
+        Err(error) if error.cause() == Cause::OutOfPages => {
+            htlb_tests::skip::skip(test, htlb_tests::skip::NO_GIB_PAGES);
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    buffer.write_at((1 << 30) - 3, b"end").unwrap();
+    let bytes = buffer.as_slice().unwrap();
+    assert_eq!(&bytes[(1 << 30) - 5..], b"\0\0end");
+    drop(bytes);
+    let receipt = buffer.receipt();
+    assert_eq!(
+        (receipt.shares[0].giver, receipt.shares[0].size),
+        (Giver::Device, HugeSize::GIB1)
+    );
+    drop((buffer, pools));
+    let stats = ground.device.stats(HugeSize::GIB1, None).unwrap();
+    assert_eq!(stats.free, stats.total);
 }

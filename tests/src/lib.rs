@@ -7,9 +7,13 @@ pub mod conformance;
 #[cfg(feature = "guest")]
 pub mod guest;
 #[cfg(feature = "runner")]
+pub mod dma_buf;
+#[cfg(feature = "runner")]
 pub mod host;
 #[cfg(feature = "runner")]
 pub mod kernel;
+#[cfg(feature = "runner")]
+pub mod kmod;
 pub mod skip;
 #[cfg(feature = "runner")]
 pub mod vm;

@@ -26,6 +26,8 @@ pub const NO_CARGO_DENY: &str = "cargo-deny is not installed";
 pub const NO_USER_NAMESPACES: &str = "user namespaces are forbidden here";
 /// A reason: only the guest, and a machine whose owner loads it, have the kernel module.
 pub const NO_DEVICE: &str = "the kernel module is not loaded here, or this is not root";
+/// A reason: the guest alone has one that a test may overwrite.
+pub const NO_RAM_DISK: &str = "there is no empty /dev/ram0 (modprobe brd)";
 
 /// The reasons that CI cannot remove either, so that a skip for one of them is never a failure.
 pub const UNPROVIDABLE: &[&str] = &[
@@ -35,6 +37,7 @@ pub const UNPROVIDABLE: &[&str] = &[
     NO_CARGO_DENY,
     NO_USER_NAMESPACES,
     NO_DEVICE,
+    NO_RAM_DISK,
 ];
 
 /// Says that the test `name` cannot run here, and `why`; the test then returns.

@@ -46,7 +46,9 @@ impl Tree {
         tree.put("Makefile", "");
         tree.put(
             "include/config/auto.conf",
-            &format!("CONFIG_RUST=y\nCONFIG_RUSTC_VERSION_TEXT=\"{COMPILER}\"\n"),
+            &format!(
+                "CONFIG_RUST=y\nCONFIG_DMA_SHARED_BUFFER=y\nCONFIG_RUSTC_VERSION_TEXT=\"{COMPILER}\"\n"
+            ),
         );
         tree.put(
             "include/generated/uapi/linux/version.h",
@@ -94,6 +96,13 @@ fn a_tree_without_rust_is_refused() {
     let tree = Tree::new("no-rust");
     tree.put("include/config/auto.conf", "CONFIG_RUST_IS_AVAILABLE=y\n");
     tree.is_refused(&["CONFIG_RUST=y", "7.2"]);
+}
+
+#[test]
+fn a_tree_without_dma_bufs_is_refused() {
+    let tree = Tree::new("no-dma-bufs");
+    tree.put("include/config/auto.conf", "CONFIG_RUST=y\n");
+    tree.is_refused(&["CONFIG_DMA_SHARED_BUFFER=y", "CONFIG_UDMABUF"]);
 }
 
 #[test]

@@ -185,6 +185,16 @@ impl Extents {
         ByteRange::at(ByteOffset::new(start), ByteLen::new(size.bytes())).ok()
     }
 
+    /// The page that holds `offset`, wherever the buffer ends now; `None` beyond the capacity.
+    #[must_use]
+    pub const fn index_of(&self, offset: ByteOffset) -> Option<PageIndex> {
+        if offset.raw() < self.capacity {
+            Some(PageIndex::new(self.slot_of(offset.raw())))
+        } else {
+            None
+        }
+    }
+
     /// The size of the page at `index`, or `None` past the last.
     #[must_use]
     pub fn size_of(&self, index: PageIndex) -> Option<HugeSize> {

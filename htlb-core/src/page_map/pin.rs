@@ -71,6 +71,20 @@ impl<S: AsRef<[AtomicU64]>> PageMap<S> {
         }
     }
 
+    /// The token of a pin that is held on the page at `index`, for those who could not keep it: an interface without owned
+    /// values, such as C's, keeps the index. `None` where there is no pin, or no page.
+    ///
+    /// Whoever asks owes the proof that the pin is theirs. Where it is another's, that one's page may go; no count is wrong.
+    pub fn recall_pin(&self, index: PageIndex) -> Option<PagePin> {
+        let now = self.cell(index.raw())?.read();
+        let size = self.extents.size_of(index)?;
+        (now.is_present() && now.unpinned().is_some()).then(|| PagePin {
+            index,
+            pfn: now.pfn(),
+            size,
+        })
+    }
+
     /// Gives a pin back. Cannot fail, never waits, and may be called in atomic context.
     #[doc(alias = "folio_put")]
     pub fn unpin(&self, pin: PagePin) {

@@ -166,6 +166,12 @@ impl<S: AsRef<[AtomicU64]>> PageMap<S> {
         Ok(Seal(()))
     }
 
+    /// The token of a seal that is held, for those who could not keep it: as [`PageMap::recall_pin`]. `None` where there
+    /// is no seal.
+    pub fn recall_seal(&self) -> Option<Seal> {
+        self.is_sealed().then_some(Seal(()))
+    }
+
     /// Gives a seal back. Cannot fail, and may be called in atomic context.
     pub fn unseal(&self, seal: Seal) {
         let Seal(()) = seal;

@@ -83,3 +83,24 @@ fn a_long_run_may_be_aligned_beyond_its_pages() {
         Err(Error::AlignmentUnreachable)
     );
 }
+
+#[test]
+fn a_request_can_be_changed() {
+    let request = Request::builder(ByteLen::new(4 << 20))
+        .strict()
+        .build()
+        .unwrap();
+    let changed = RequestBuilder::from(request)
+        .gfp(Gfp::KERNEL)
+        .build()
+        .unwrap();
+    assert_eq!(changed.gfp(), Some(Gfp::KERNEL));
+    assert_eq!(
+        (changed.size(), changed.fallback()),
+        (request.size(), request.fallback())
+    );
+    let refused = RequestBuilder::from(request)
+        .gfp(Gfp::DMA | Gfp::DMA32)
+        .build();
+    assert_eq!(refused, Err(Error::GfpZoneConflict));
+}

@@ -10,6 +10,7 @@ use htlb_core::{ByteLen, HugeSize};
 
 use super::core::Ranges;
 use super::{interleaved, nanoseconds};
+use crate::pools::{DeviceUse, PoolsBuilder};
 use crate::sys::memfd::{Kind, Memfd};
 use crate::sys::raw::{Mapping, Pages, Source};
 use crate::{Buffer, Owner, Pools};
@@ -18,6 +19,11 @@ const MIB2: u64 = HugeSize::MIB2.bytes();
 
 /// How often a short operation is repeated for one measurement.
 const TIMES: usize = 64;
+
+/// Pools of the pages that the peers have too: not of the kernel module's.
+fn pools() -> PoolsBuilder {
+    Pools::builder().device(DeviceUse::Never)
+}
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
     io::Error::other(error)
@@ -67,7 +73,7 @@ pub fn reserve_vs_linux(ranges: u64) -> io::Result<f64> {
 /// # Errors
 /// No free huge page.
 pub fn acquire_vs_mmap() -> io::Result<(f64, f64)> {
-    let pools = Pools::builder().threads(1).build().map_err(failed)?;
+    let pools = pools().threads(1).build().map_err(failed)?;
     let owner = Owner::new(&pools);
     let one = |builder: crate::BufferBuilder| -> io::Result<()> {
         let mut buffer: Buffer = builder
@@ -126,7 +132,7 @@ pub fn populate_vs_map_populate(bytes: u64) -> io::Result<(f64, f64)> {
             io::Result::Ok(took)
         },
         &mut || {
-            let pools = Pools::new().map_err(failed)?;
+            let pools = pools().build().map_err(failed)?;
             let start = Instant::now();
             let buffer = buffer(&pools)?;
             let took = start.elapsed().as_nanos() as f64;
@@ -135,7 +141,7 @@ pub fn populate_vs_map_populate(bytes: u64) -> io::Result<(f64, f64)> {
         },
     ])?
     .ratio(0, 1);
-    let pools = Pools::new().map_err(failed)?;
+    let pools = pools().build().map_err(failed)?;
     let warm = {
         drop(buffer(&pools)?);
         // The peer needs pages too: half of them are given back and taken again by each.
@@ -167,7 +173,7 @@ pub fn populate_vs_map_populate(bytes: u64) -> io::Result<(f64, f64)> {
 /// No free huge page; too few mappings allowed (`vm.max_map_count`).
 pub fn free_growth() -> io::Result<f64> {
     const OTHERS: usize = 60_000;
-    let pools = Pools::builder().threads(1).build().map_err(failed)?;
+    let pools = pools().threads(1).build().map_err(failed)?;
     let owner = Owner::new(&pools);
     let release = || -> io::Result<f64> {
         let mut total = 0.0;
@@ -208,7 +214,7 @@ pub fn free_growth() -> io::Result<f64> {
 /// # Errors
 /// Too few free huge pages, or too little memory.
 pub fn random_read_2m_vs_4k(bytes: u64) -> io::Result<f64> {
-    let pools = Pools::new().map_err(failed)?;
+    let pools = pools().build().map_err(failed)?;
     let mut huge = pools
         .buffer(bytes)
         .page_size(HugeSize::MIB2)

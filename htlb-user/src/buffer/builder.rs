@@ -161,8 +161,8 @@ impl BufferBuilder {
         self
     }
 
-    /// Only pages that a device with this DMA mask can reach; checked against `/proc/self/pagemap`, so it needs
-    /// `CAP_SYS_ADMIN`, and hugetlb pages, which alone stay where they are.
+    /// Only pages that a device with this DMA mask can reach. The kernel module sees to that; of other pages it is checked
+    /// against `/proc/self/pagemap`, so it needs `CAP_SYS_ADMIN`, and hugetlb pages, which alone stay where they are.
     pub const fn dma_mask(mut self, bits: AddressBits) -> Self {
         self.request = self.request.dma_mask(bits);
         self
@@ -170,7 +170,8 @@ impl BufferBuilder {
 
     /// How much is physically contiguous; checked as for [`BufferBuilder::dma_mask`] where it is more than one page.
     ///
-    /// The system is not asked for contiguous pages: a run of several is luck. It is a straight buffer, populated now.
+    /// The kernel module makes such runs. Without it the system is not asked for contiguous pages: a run of several is luck. It is a
+    /// straight buffer, populated now.
     pub const fn contiguity(mut self, contiguity: Contiguity) -> Self {
         self.request = self.request.contiguity(contiguity);
         self.contiguity = contiguity;
@@ -214,7 +215,7 @@ impl BufferBuilder {
         self
     }
 
-    /// Memory in a file of its own, that [`Buffer::share`] passes on.
+    /// Memory in a file of its own, or in a buffer of the kernel module, that [`Buffer::share`] passes on.
     pub const fn shareable(mut self) -> Self {
         self.backing = Backing::File;
         self

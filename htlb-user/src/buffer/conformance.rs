@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
-//! The conformance suite on the pools of a process: on the system's huge pages, on transparent ones, and on base
-//! pages that pass for such, which every machine has.
+//! The conformance suite on the pools of a process: on the system's huge pages, on the kernel module's where it is
+//! loaded, on transparent ones, and on base pages that pass for such, which every machine has.
 //!
 //! A program cannot change a buffer while a guard on it lives: the borrow checker says so before the core can. What the core
 //! says is asked for here below the guards, which is why this is not among the tests of the public interface.
@@ -23,6 +23,8 @@ use machine::Process;
 // Limits, surplus pages and sizes are the system's to set; physical addresses take a privilege. Who reads a hole gets an
 // error, and puts the page there: both together are a fault.
 htlb_tests::conformance!(user_hugetlb, Process::hugetlb,
+    lacks: [Physical, Accounts, Overcommit, Resize, Demote, Limbo]);
+htlb_tests::conformance!(user_device, Process::device,
     lacks: [Physical, Accounts, Overcommit, Resize, Demote, Limbo]);
 htlb_tests::conformance!(user_base, Process::base,
     lacks: [Physical, Accounts, Overcommit, Resize, Demote, Limbo]);

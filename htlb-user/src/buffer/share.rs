@@ -233,7 +233,8 @@ impl Buffer {
     /// The file behind a shareable buffer, and where in it the buffer begins: pass both on, and the length.
     ///
     /// Whoever has the file can read, write and punch the buffer, not shorten it. Touching what a peer has punched may be a
-    /// signal: it is the one thing here that is not told by a value.
+    /// signal: it is the one thing here that is not told by a value. A buffer of the kernel module ([`Home::Device`]) is sealed: peers can
+    /// neither punch nor shorten it.
     ///
     /// # Errors
     /// [`Cause::FrameInvalid`] for a buffer that was not made shareable.

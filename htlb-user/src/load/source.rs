@@ -104,7 +104,8 @@ impl Source {
         }
         settle(&found);
         let identity = Identity::of(&buffered).map_err(io_error)?;
-        let direct = if system.is_memory() {
+        // The node of a block device lies in memory; what the device is made of is another matter.
+        let direct = if found.is_file() && system.is_memory() {
             None
         } else {
             open_direct(reopen, &found)

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use htlb_core::{Error as Cause, HugeSize, PageCount, Rung};
 use htlb_tests::host::PoolLease;
 use htlb_tests::skip::skip;
-use htlb_user::pools::{PoolState, Pools, PoolsBuilder};
+use htlb_user::pools::{DeviceUse, PoolState, Pools, PoolsBuilder};
 
 pub const MIB2: u64 = 2 << 20;
 pub const PAGE: u64 = 4096;
@@ -44,7 +44,11 @@ pub fn limited(pages: u64) -> Pools {
 }
 
 pub fn limits(pages: u64) -> PoolsBuilder {
-    Pools::builder().limit(Rung::System, HugeSize::MIB2, PageCount::new(pages))
+    Pools::builder().device(DeviceUse::Never).limit(
+        Rung::System,
+        HugeSize::MIB2,
+        PageCount::new(pages),
+    )
 }
 
 /// Pages, free and promised ones of one pool, after its books were checked.

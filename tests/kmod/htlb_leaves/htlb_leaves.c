@@ -25,7 +25,7 @@ struct htlb_leaves {
 
 #define HTLB_LEAVES_COUNT _IOWR('k', 1, struct htlb_leaves)
 
-/* Adds the leaf that maps @address, if any; returns where the next one may be. */
+/* Adds the leaf that maps @address, if any; returns where the next one may be. "Present" is a set of bits. */
 static unsigned long step(struct mm_struct *mm, unsigned long address, struct htlb_leaves *found)
 {
 	pgd_t pgd = READ_ONCE(*pgd_offset(mm, address));
@@ -42,16 +42,16 @@ static unsigned long step(struct mm_struct *mm, unsigned long address, struct ht
 	pudp = pud_offset(&p4d, address);
 	pud = READ_ONCE(*pudp);
 	if (!pud_present(pud) || pud_leaf(pud)) {
-		found->pud += pud_present(pud);
+		found->pud += !!pud_present(pud);
 		return (address & PUD_MASK) + PUD_SIZE;
 	}
 	pmdp = pmd_offset(&pud, address);
 	pmd = READ_ONCE(*pmdp);
 	if (!pmd_present(pmd) || pmd_leaf(pmd)) {
-		found->pmd += pmd_present(pmd);
+		found->pmd += !!pmd_present(pmd);
 		return (address & PMD_MASK) + PMD_SIZE;
 	}
-	found->pte += pte_present(ptep_get(pte_offset_kernel(&pmd, address)));
+	found->pte += !!pte_present(ptep_get(pte_offset_kernel(&pmd, address)));
 	return (address & PAGE_MASK) + PAGE_SIZE;
 }
 

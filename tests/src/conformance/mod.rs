@@ -54,6 +54,15 @@ pub enum Ability {
     Growth,
     /// Holes that become pages when they are touched.
     Faults,
+    /// A buffer that is pinned or sealed says no to its release, and an owner that has buffers to its end. Elsewhere a file is
+    /// closed, which nothing refuses, and what it stood for ends with its last user.
+    Refusal,
+    /// Producers that run on the thread that asks for the page, so that one that needs its own page can be told.
+    OwnThread,
+    /// A producer for what is populated when the buffer is made.
+    FilledAtBirth,
+    /// A system whose huge pages are counted, so that it runs out of them at a known one.
+    FiniteSystem,
 }
 
 /// The pages of one pool at the start.
@@ -394,21 +403,31 @@ impl Case {
             println!("NOT APPLICABLE {back_end}::{}: {ability:?}", self.name);
             return;
         }
-        match make(&self.machine) {
-            Err(Unavailable(why)) => {
-                crate::skip::skip(&format!("{back_end}::{}", self.name), &why);
-            }
-            Ok(machine) => {
-                let rig = Rig::new(&machine);
-                let start = rig.all_counts();
-                (self.body)(&rig);
-                rig.check();
-                if !self.needs.contains(&Ability::Resize) && !self.needs.contains(&Ability::Demote)
-                {
-                    // I7.
-                    assert_eq!(rig.all_counts(), start, "something was not given back");
-                }
-            }
+        if let Err(Unavailable(why)) = self.attempt(make) {
+            crate::skip::skip(&format!("{back_end}::{}", self.name), &why);
         }
+    }
+
+    /// Runs it on a back end that has all that it needs, and checks that everything was given back.
+    ///
+    /// # Errors
+    /// This machine cannot run it.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn attempt<M: Machine>(
+        &self,
+        make: impl FnOnce(&MachineSpec<'_>) -> Result<M, Unavailable>,
+    ) -> Result<(), Unavailable> {
+        let machine = make(&self.machine)?;
+        let rig = Rig::new(&machine);
+        let start = rig.all_counts();
+        (self.body)(&rig);
+        rig.check();
+        if !self.needs.contains(&Ability::Resize) && !self.needs.contains(&Ability::Demote) {
+            // I7.
+            assert_eq!(rig.all_counts(), start, "something was not given back");
+        }
+        Ok(())
     }
 }

@@ -4,7 +4,8 @@
 use htlb_core::HugeSize;
 
 use super::Ability::{
-    Accounts, Demote, DirtyWithinOwner, Faults, Growth, Limbo, Overcommit, Physical, Resize,
+    Accounts, Demote, DirtyWithinOwner, Faults, FilledAtBirth, FiniteSystem, Growth, Limbo,
+    Overcommit, OwnThread, Physical, Refusal, Resize,
 };
 use super::{accounts, buffers, fill, owners, pool, promises, reach, supply, threads};
 use super::{Case, MachineSpec};
@@ -100,7 +101,7 @@ cases! {
         a_failing_producer_leaves_the_slot_as_it_was [] mib2(&[pool(MIB2, 3)]);
         a_failing_producer_without_a_promise_takes_none [] mib2(&[pool(MIB2, 3)]);
         a_producer_that_claims_too_much_has_failed [] mib2(&[pool(MIB2, 1)]);
-        a_producer_that_touches_its_own_page_gets_an_error [] mib2(&[pool(MIB2, 2)]);
+        a_producer_that_touches_its_own_page_gets_an_error [OwnThread] mib2(&[pool(MIB2, 2)]);
         a_producer_may_touch_other_pages [Faults] mib2(&[pool(MIB2, 3)]);
         what_a_failed_producer_wrote_is_never_seen [] mib2(&[pool(MIB2, 2)]);
     }
@@ -112,7 +113,7 @@ cases! {
         a_sealed_buffer_keeps_every_page [] mib2(&[pool(MIB2, 3)]);
         filling_goes_on_under_a_seal [] mib2(&[pool(MIB2, 3)]);
         pin_unpin_and_close_return_the_page [] mib2(&[pool(MIB2, 2)]);
-        a_buffer_with_pins_or_seals_is_not_released [] mib2(&[pool(MIB2, 2)]);
+        a_buffer_with_pins_or_seals_is_not_released [Refusal] mib2(&[pool(MIB2, 2)]);
         truncate_then_touch_is_a_range_error [] mib2(&[pool(MIB2, 4)]);
         what_a_truncate_cut_off_does_not_come_back [Growth, Faults] mib2(&[pool(MIB2, 3)]);
         a_truncate_keeps_the_page_that_it_cuts [] mib2(&[pool(MIB2, 3)]);
@@ -128,7 +129,7 @@ cases! {
         a_minimum_that_cannot_be_promised_is_refused [Accounts] mib2(&[pool(MIB2, 2)]);
         a_minimum_comes_back_after_every_use [Accounts] mib2(&[pool(MIB2, 3)]);
         a_minimum_comes_back_after_failures_too [Accounts] mib2(&[pool(MIB2, 3)]);
-        an_account_in_use_is_not_closed [Accounts] mib2(&[pool(MIB2, 2)]);
+        an_account_in_use_is_not_closed [Accounts, Refusal] mib2(&[pool(MIB2, 2)]);
         a_minimum_above_the_maximum_is_refused [Accounts] mib2(&[pool(MIB2, 4)]);
     }
     supply {
@@ -138,14 +139,14 @@ cases! {
             mib2(&[pool(MIB2, 1)]).overcommit(&[(MIB2, 3)]).system(&[(MIB2, 8)]);
         overcommit_has_a_limit [Overcommit]
             mib2(&[pool(MIB2, 1)]).overcommit(&[(MIB2, 2)]).system(&[(MIB2, 8)]);
-        a_refused_request_lets_its_surplus_go [Overcommit]
+        a_refused_request_lets_its_surplus_go [Overcommit, FiniteSystem]
             mib2(&[pool(MIB2, 1)]).overcommit(&[(MIB2, 8)]).system(&[(MIB2, 2)]);
         a_refused_reservation_lets_its_surplus_go [Overcommit]
             mib2(&[pool(MIB2, 1)]).overcommit(&[(MIB2, 2)]).system(&[(MIB2, 8)]);
         persistent_pages_stay_when_surplus_leaves [Overcommit]
             mib2(&[pool(MIB2, 2)]).overcommit(&[(MIB2, 2)]).system(&[(MIB2, 8)]);
         a_pool_grows_and_shrinks [Resize] mib2(&[pool(MIB2, 2)]).system(&[(MIB2, 4)]);
-        growing_reports_how_far_it_came [Resize] mib2(&[pool(MIB2, 2)]).system(&[(MIB2, 3)]);
+        growing_reports_how_far_it_came [Resize, FiniteSystem] mib2(&[pool(MIB2, 2)]).system(&[(MIB2, 3)]);
         shrinking_never_breaks_a_promise [Resize] mib2(&[pool(MIB2, 4)]);
         pages_in_use_leave_a_shrunken_pool_when_they_come_back [Resize] mib2(&[pool(MIB2, 4)]);
         growing_again_keeps_what_was_to_leave [Resize] mib2(&[pool(MIB2, 4)]);
@@ -172,7 +173,7 @@ cases! {
         runs_are_contiguous_and_aligned [Physical] mib2(&[pool(MIB2, 16)]);
         a_run_that_does_not_exist_is_refused [Physical] mib2(&[pool(MIB2, 4)]);
         a_run_takes_no_page_that_a_promise_needs [Physical] mib2(&[pool(MIB2, 6)]);
-        a_failing_producer_leaves_no_part_of_a_run [Physical] mib2(&[pool(MIB2, 4)]);
+        a_failing_producer_leaves_no_part_of_a_run [Physical, FilledAtBirth] mib2(&[pool(MIB2, 4)]);
         an_alignment_that_no_page_has_is_refused [Physical] mib2(&[pool(MIB2, 2)]);
         a_strict_request_gets_its_page_size_or_nothing [] mib2(&[pool(MIB2, 1)]);
         what_one_size_lacks_the_next_gives []

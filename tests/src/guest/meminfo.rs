@@ -45,7 +45,14 @@ impl Memory {
     /// `/proc/meminfo` cannot be read.
     pub fn now() -> Result<Self> {
         let text = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
-        Ok(Self::parse(&text))
+        let zones = fs::read_to_string("/proc/zoneinfo").context("reading /proc/zoneinfo")?;
+        let mut memory = Self::parse(&text);
+        for name in ["MemFree", "MemAvailable"] {
+            if let Some(free) = memory.fields.get_mut(name) {
+                *free = free.saturating_add(kept_by_processors(&zones));
+            }
+        }
+        Ok(memory)
     }
 
     /// As it is without what the kernel keeps only because it has room for it.
@@ -54,7 +61,10 @@ impl Memory {
     /// As [`Memory::now`].
     pub fn settled() -> Result<Self> {
         sync();
-        fs::write("/proc/sys/vm/drop_caches", "3").context("dropping the caches")?;
+        // 4 drops nothing: from then on the kernel's log has no line each time.
+        for what in ["4", "3"] {
+            fs::write("/proc/sys/vm/drop_caches", what).context("dropping the caches")?;
+        }
         // Compaction first takes the pages back that each processor keeps; it is not in every kernel.
         if fs::exists("/proc/sys/vm/compact_memory")? {
             fs::write("/proc/sys/vm/compact_memory", "1").context("compacting memory")?;
@@ -123,6 +133,28 @@ impl Memory {
     }
 }
 
+/// Bytes that are free on a node.
+///
+/// # Errors
+/// There is no such node.
+pub fn node_free(node: u32) -> Result<u64> {
+    let file = format!("/sys/devices/system/node/node{node}/meminfo");
+    let text = fs::read_to_string(&file).with_context(|| format!("reading {file}"))?;
+    let line = text.lines().find(|line| line.contains("MemFree:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(3)?.parse::<u64>().ok());
+    kib.and_then(|kib| kib.checked_mul(1024))
+        .with_context(|| format!("{file} has no MemFree"))
+}
+
+/// Free pages that each processor keeps for itself, in bytes: tens of megabytes that `MemFree` does not count.
+fn kept_by_processors(zones: &str) -> u64 {
+    let pages = zones.lines().filter_map(|line| {
+        let count = line.trim_start().strip_prefix("count:")?;
+        count.trim().parse::<u64>().ok()
+    });
+    pages.fold(0, u64::saturating_add).saturating_mul(4096)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +168,13 @@ mod tests {
         assert_eq!(memory.field("MemFree"), 1_024_000_000);
         assert_eq!(memory.field("HugePages_Total"), 4);
         assert_eq!(memory.field("Nothing"), 0);
+    }
+
+    #[test]
+    fn what_processors_keep_is_free() {
+        let zones = "  pagesets\n    cpu: 0\n              count:    2174\n              high:     15949\n    cpu: 1\n              \
+                     count:    26\n      nr_free_pages_count: 7\n";
+        assert_eq!(kept_by_processors(zones), 2200 * 4096);
     }
 
     #[test]

@@ -37,13 +37,27 @@
 
 mod bad_input;
 mod inject;
+mod conformance;
+mod drivers;
+mod area;
+mod child;
+mod holders;
+mod dmabuf;
+mod heap;
+mod importer;
+mod library;
 mod machine;
+mod mappings;
 pub mod meminfo;
 pub mod module;
 mod permissions;
 pub mod raw;
+pub mod probe;
+mod punch;
+mod quiet;
 pub mod rest;
 mod run;
+mod uring;
 
 use std::fmt;
 use std::fs;
@@ -59,9 +73,19 @@ pub use module::Module;
 /// Every group, in the order in which they run.
 pub const GROUPS: &[&Group] = &[
     &machine::GROUP,
+    // This many lines even where they would fit into fewer: groups come from many hands.
+    &conformance::GROUP,
     &bad_input::GROUP,
     &permissions::GROUP,
     &inject::GROUP,
+    &importer::GROUP,
+    &drivers::GROUP,
+    &drivers::EDU,
+    &mappings::GROUP,
+    &library::GROUP,
+    &punch::GROUP,
+    &dmabuf::GROUP,
+    &heap::GROUP,
 ];
 
 /// What a case does.

@@ -54,7 +54,11 @@ pub fn wait() -> Result<()> {
     }
 }
 
-fn busy() -> Result<Vec<String>> {
+/// What the module has in use, in words.
+///
+/// # Errors
+/// It cannot be asked.
+pub fn busy() -> Result<Vec<String>> {
     let device = Device::open().context("opening the device")?;
     let mut busy = Vec::new();
     for size in [HugeSize::MIB2, HugeSize::GIB1] {

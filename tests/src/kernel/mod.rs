@@ -111,6 +111,19 @@ fn tree_binds(source: &Path, entry: &Path) -> Vec<Bind> {
     ]
 }
 
+/// This machine is not one on which kernels can be prepared: another architecture or distribution, no mirror in reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CannotBeHad;
+
+/// How `cargo xtask` exits then, as `EX_UNAVAILABLE` of `sysexits.h`.
+pub const CANNOT_BE_HAD: u8 = 69;
+
+impl fmt::Display for CannotBeHad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("kernels cannot be prepared on this machine")
+    }
+}
+
 /// How old the answer "what does Debian ship" may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Freshness {
@@ -137,7 +150,7 @@ pub fn prepare(route: Route) -> Result<Prepared> {
 /// As [`prepare`].
 pub fn prepare_with(route: Route, freshness: Freshness) -> Result<Prepared> {
     let cache = Cache::open()?;
-    archive::require_host_tools()?;
+    archive::require_host_tools().context(CannotBeHad)?;
     // What is complete is never written again: who needs nothing made need not wait for who makes the other route.
     let _lock = if is_ready(&cache, route, freshness) {
         None
@@ -145,7 +158,7 @@ pub fn prepare_with(route: Route, freshness: Freshness) -> Result<Prepared> {
         Some(cache.lock()?)
     };
     let progress = Progress::new(format!("{route} kernel"));
-    let plan = packages::plan(&cache, freshness, &progress)?;
+    let plan = packages::plan(&cache, freshness, &progress).context(CannotBeHad)?;
 
     // Two downloads and two unpackings, side by side: one is bound by the network while the other decompresses.
     let (toolchain, source) = thread::scope(|scope| {

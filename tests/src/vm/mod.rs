@@ -10,6 +10,7 @@
 //! lines. A guest that hangs is killed; one that panics ends by itself. An [`Outcome`] is a success only if the
 //! guest reached its end, no test failed, and the kernel had nothing to complain about.
 
+pub mod bench;
 pub mod findings;
 pub mod init;
 pub mod initramfs;
@@ -310,6 +311,8 @@ enum Action {
         #[arg(long, value_name = "WORDS")]
         append: Option<String>,
     },
+    /// Measure htlb beside the kernel's own exporters of dma-bufs, in a guest.
+    Bench(bench::Arguments),
     /// Boot good guests and bad ones, and see that they are told apart; the last line is `N passed, M failed`.
     Selftest,
 }
@@ -412,6 +415,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
                 .fold(guest, |guest, words| guest.command_line(words))
                 .shell()
         }
+        Action::Bench(arguments) => bench::run(&arguments),
         Action::Selftest => selftest::run(),
     }
 }

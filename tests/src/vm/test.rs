@@ -17,6 +17,16 @@ const USERS: [&str; 2] = ["htlb-kmod/examples", "tests/kmod"];
 /// The kernel's own modules that some group needs.
 const OF_THE_KERNEL: [&str; 1] = ["brd"];
 
+/// The tests of the library that want the device.
+const OF_THE_LIBRARY: [&str; 4] = [
+    "device_buffers",
+    "device_command",
+    "device_pools",
+    "device_use",
+];
+/// Where they are in the guest; `htlb-guest` looks for them there.
+pub const LIBRARY_TESTS: &str = "/lib/htlb-tests";
+
 /// Which tests are run, as options of `htlb-guest`.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Selection {
@@ -90,7 +100,31 @@ fn guest(kernel: &Prepared) -> Result<Guest> {
             guest = guest.copy(&place(&object)?, &object)?;
         }
     }
+    for (name, program) in library_tests()? {
+        guest = guest.copy(&format!("{LIBRARY_TESTS}/{name}"), &program)?;
+    }
     programs(guest)
+}
+
+/// Builds the test programs of the library: by name, their files.
+fn library_tests() -> Result<Vec<(&'static str, PathBuf)>> {
+    let mut arguments = vec!["test", "--no-run", "-p", "htlb-user"];
+    for name in OF_THE_LIBRARY {
+        arguments.extend(["--test", name]);
+    }
+    // The commands that they may start are built with them. A test program's name goes on with a hash.
+    let built = program::build(&arguments)?;
+    let file = |name: &'static str| {
+        let is_it = |program: &&PathBuf| {
+            let file = program.file_name().unwrap_or_default().to_string_lossy();
+            file.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with('-'))
+        };
+        let program = built.iter().find(is_it);
+        let program = program.with_context(|| format!("cargo made no test program {name}"))?;
+        Ok((name, program.clone()))
+    };
+    OF_THE_LIBRARY.into_iter().map(file).collect()
 }
 
 /// Builds every module for this kernel; those that others use come first.

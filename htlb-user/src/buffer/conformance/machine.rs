@@ -13,13 +13,15 @@ use htlb_tests::conformance::{
     Limits, Machine, MachineSpec, Order, OwnerId, Pages, Produce, Unavailable,
 };
 use htlb_tests::host::PoolLease;
+use htlb_tests::skip::NO_DEVICE;
 
 use super::{plain, Tested};
 use crate::arena::{refused, Fresh, Kin};
 use crate::buffer::{Layout, Populate};
+use crate::device::Device;
 use crate::error::Error;
 use crate::host::locked;
-use crate::pools::PoolsBuilder;
+use crate::pools::{DeviceUse, PoolsBuilder};
 use crate::sys::window::{Backing, Fork, Window};
 use crate::system::Root;
 use crate::{Owner, Pools};
@@ -51,6 +53,20 @@ impl Process {
         Self::new(spec, Rung::System, pages, Some(lease))
     }
 
+    /// On 2 MiB pages of the kernel module, which gets what its pool lacks from the system.
+    ///
+    /// # Errors
+    /// It is not loaded, or this user may not use it.
+    pub(super) fn device(spec: &MachineSpec<'_>) -> Result<Self, Unavailable> {
+        let pages = pages_of(spec)?;
+        let device = Device::open().and_then(|device| Ok(device.stats(MIB2, None)?));
+        if device.is_err() {
+            return Err(Unavailable(NO_DEVICE.into()));
+        }
+        let pools = limits(Rung::System, pages).device(DeviceUse::Only);
+        Self::over(spec, Rung::System, pools, None)?.filled(pages)
+    }
+
     /// On transparent huge pages, which take no privilege and nothing of the pool.
     ///
     /// # Errors
@@ -80,17 +96,20 @@ impl Process {
         pages: u64,
         lease: Option<PoolLease>,
     ) -> Result<Self, Unavailable> {
-        let process = Self::over(spec, rung, limits(rung, pages), lease)?;
+        Self::over(spec, rung, limits(rung, pages), lease)?.filled(pages)
+    }
+
+    /// Itself, with so many pages from the start: they come all at once.
+    fn filled(self, pages: u64) -> Result<Self, Unavailable> {
         if pages > 0 {
-            // All at once, so that the pool has them from the start.
-            let all = process.pools.buffer(pages * MIB2.bytes()).strict();
-            let all = match rung {
+            let all = self.pools.buffer(pages * MIB2.bytes()).strict();
+            let all = match self.rung {
                 Rung::Transparent => all.transparent(),
                 _ => all.page_size(MIB2),
             };
             drop(all.create().map_err(unavailable)?);
         }
-        Ok(process.with(pages))
+        Ok(self.with(pages))
     }
 
     fn over(
@@ -152,6 +171,7 @@ fn limits(rung: Rung, pages: u64) -> PoolsBuilder {
         _ => Rung::Transparent,
     };
     Pools::builder()
+        .device(DeviceUse::Never)
         .limit(rung, MIB2, PageCount::new(pages))
         .limit(other, MIB2, PageCount::ZERO)
         .limit(Rung::System, HugeSize::GIB1, PageCount::ZERO)

@@ -3,13 +3,14 @@
 //!
 //! `test` runs the steps of [`steps`] in order; `fuzz` and `msrv` run one of them alone. Every command a step starts
 //! writes to that step's log under `target/xtask/`; [`counts`] reads the totals from there. `kernel` and `vm` are
-//! [`htlb_tests::kernel`] and [`htlb_tests::vm`], and no steps.
+//! [`htlb_tests::kernel`] and [`htlb_tests::vm`], which the steps of [`guests`] run.
 
 mod child;
 mod counts;
 mod features;
 mod freestanding;
 mod fuzz;
+mod guests;
 mod modes;
 mod msrv;
 mod programs;
@@ -21,6 +22,7 @@ mod suite;
 mod workspace;
 
 use clap::{Parser, Subcommand};
+use htlb_tests::kernel::{CannotBeHad, CANNOT_BE_HAD};
 use runner::{Options, Output, Scope, Strictness};
 use std::process::ExitCode;
 use steps::Step;
@@ -141,7 +143,10 @@ fn ended(done: anyhow::Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("xtask: {error:#}");
-            ExitCode::FAILURE
+            match error.is::<CannotBeHad>() {
+                true => ExitCode::from(CANNOT_BE_HAD),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }

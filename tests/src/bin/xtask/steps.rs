@@ -3,8 +3,9 @@
 
 use crate::modes::{self, Mode};
 use crate::runner::{Context, Report, Scope};
-use crate::{features, freestanding, fuzz, msrv, repository, suite};
+use crate::{features, freestanding, fuzz, guests, msrv, repository, suite};
 use clap::ValueEnum;
+use htlb_tests::kernel::Route;
 use std::io;
 use std::process::Command;
 use std::time::Duration;
@@ -29,11 +30,15 @@ pub(crate) enum Step {
     TestsContainer,
     Fuzz,
     Deny,
+    KernelStock,
+    KernelDebug,
+    VmStock,
+    VmDebug,
 }
 
 impl Step {
     /// All of them, in the order in which they run.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Repository,
         Self::Fmt,
         Self::Clippy,
@@ -48,6 +53,10 @@ impl Step {
         Self::TestsContainer,
         Self::Fuzz,
         Self::Deny,
+        Self::KernelStock,
+        Self::VmStock,
+        Self::KernelDebug,
+        Self::VmDebug,
     ];
 
     /// The name on the command line, and of the log.
@@ -67,6 +76,10 @@ impl Step {
             Self::TestsContainer => "tests-container",
             Self::Fuzz => "fuzz",
             Self::Deny => "deny",
+            Self::KernelStock => "kernel-stock",
+            Self::KernelDebug => "kernel-debug",
+            Self::VmStock => "vm-stock",
+            Self::VmDebug => "vm-debug",
         }
     }
 
@@ -87,6 +100,10 @@ impl Step {
             Self::TestsContainer => "as root of a user namespace only, no huge page",
             Self::Fuzz => "every fuzz target for a few seconds",
             Self::Deny => "licences, sources and bans of all dependencies",
+            Self::KernelStock => "Debian's kernel, and a tree to build the module against",
+            Self::KernelDebug => "a kernel with KASAN, lockdep, kmemleak and fault injection",
+            Self::VmStock => "the module in a guest with Debian's kernel",
+            Self::VmDebug => "the module in a guest with the debug kernel",
         }
     }
 
@@ -117,6 +134,10 @@ impl Step {
             Self::TestsContainer => suite::run(context, self, Mode::Container),
             Self::Fuzz => fuzz::run(context),
             Self::Deny => deny(context),
+            Self::KernelStock => guests::prepare(context, self, Route::Stock),
+            Self::KernelDebug => guests::prepare(context, self, Route::Debug),
+            Self::VmStock => guests::test(context, self, Route::Stock),
+            Self::VmDebug => guests::test(context, self, Route::Debug),
         }
     }
 }

@@ -72,14 +72,7 @@ pub(super) fn mappings_that_cannot_be() -> Result<()> {
             libc::ENXIO,
         ),
         ("far beyond", buffer, size, SHARED, 1 << 50, libc::ENXIO),
-        (
-            "the last offset",
-            buffer,
-            size,
-            SHARED,
-            last,
-            libc::ENXIO,
-        ),
+        ("the last offset", buffer, size, SHARED, last, libc::ENXIO),
         (
             "a negative offset",
             buffer,

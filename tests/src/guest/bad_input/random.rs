@@ -114,7 +114,8 @@ fn affordable(call: &Call, bytes: &[u8]) -> bool {
 
 pub(super) fn records_at_random() -> Result<()> {
     let mut dice = Dice(SEED);
-    for number in 0..Bench::new()?.calls().len() {
+    let calls = Bench::new()?.calls().len();
+    for number in 0..calls {
         // Fresh, since a call may have been understood.
         let bench = Bench::new()?;
         let call = bench

@@ -393,8 +393,8 @@ pub(super) fn every_bit_of_the_gfp_mask() -> Result<()> {
         (mask(Gfp::THISNODE), Reason::GfpThisNodeWithoutNode),
         (
             Create {
-                dma_bits: 24,
-                ..mask(Gfp::DMA32)
+                dma_bits: 32,
+                ..mask(Gfp::HIGHMEM)
             },
             Reason::GfpZoneExceedsDmaMask,
         ),
