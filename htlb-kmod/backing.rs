@@ -47,6 +47,11 @@ impl Backing {
         self.payer.machine()
     }
 
+    /// Who pays.
+    pub(crate) fn payer(&self) -> &Arc<Payer> {
+        &self.payer
+    }
+
     /// The account that pays for pages of this size.
     pub(crate) fn account(&self, size: HugeSize) -> AccountId {
         self.payer.account(size)

@@ -10,8 +10,9 @@ use htlb_core::{
     Attempt, Charge, Condition, Error as Reason, Exclusive, Frame, HugeSize, PageCount, Reclaim, Returned,
 };
 use kernel::prelude::*;
-use kernel::sync::{new_mutex, Mutex};
+use kernel::sync::{new_mutex, Arc, Mutex};
 
+use crate::accounts::Payer;
 use crate::ffi::limbo::Stay;
 use crate::ffi::page::{self, Page};
 use crate::machine::Machine;
@@ -21,6 +22,8 @@ pub(crate) struct Held {
     frame: Frame,
     attempt: Attempt,
     charge: Charge,
+    /// Its account stays open, though the buffer is gone.
+    payer: Arc<Payer>,
     stay: Stay,
 }
 
@@ -80,8 +83,8 @@ impl Limbo {
     }
 
     /// Sends a page here.
-    pub(crate) fn send(&self, frame: Frame, attempt: &Attempt, charge: Charge) {
-        self.keep(Held { frame, attempt: *attempt, charge, stay: Stay::begin() });
+    pub(crate) fn send(&self, frame: Frame, attempt: &Attempt, charge: Charge, payer: &Arc<Payer>) {
+        self.keep(Held { frame, attempt: *attempt, charge, payer: payer.clone(), stay: Stay::begin() });
     }
 
     fn keep(&self, held: Held) {
@@ -105,12 +108,12 @@ impl Limbo {
         let mut from = 0;
         // No page is looked at twice, though one may come back here.
         let mut looks = self.len(None);
-        while let Some((at, Held { frame, attempt, charge, stay })) = self.find(from) {
+        while let Some((at, Held { frame, attempt, charge, payer, stay })) = self.find(from) {
             from = at;
             let poisoned = Page::owned(frame.pfn(), frame.size()).is_some_and(Page::is_poisoned);
             match machine.stock_of(&attempt) {
                 Some(lock) if poisoned => {
-                    let Reclaim::Limbo = machine.bury(lock, frame, &attempt, charge) else { return PageCount::new(back) };
+                    let Reclaim::Limbo = machine.bury(lock, frame, &attempt, charge, &payer) else { return PageCount::new(back) };
                 }
                 Some(lock) => match lock.with(|stock| stock.put(frame, charge, Condition::Dirty)) {
                     Returned::Kept => back = back.saturating_add(1),
@@ -118,6 +121,8 @@ impl Limbo {
                 },
                 None => machine.let_go(frame),
             }
+            // The account may go now, the module after it.
+            drop(payer);
             drop(stay);
             looks = looks.saturating_sub(1);
             if looks == 0 {

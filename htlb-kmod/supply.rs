@@ -6,7 +6,9 @@ use htlb_core::{
     Reclaim, Supply,
 };
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
+use crate::accounts::Payer;
 use crate::ffi::page::{self, Page};
 use crate::ffi::system;
 use crate::machine::{Machine, StockLock};
@@ -189,7 +191,14 @@ impl Machine {
     }
 
     /// A page whose memory went bad leaves for good, and is never used again.
-    pub(crate) fn bury(&self, lock: &StockLock, frame: Frame, attempt: &Attempt, charge: Charge) -> Reclaim {
+    pub(crate) fn bury(
+        &self,
+        lock: &StockLock,
+        frame: Frame,
+        attempt: &Attempt,
+        charge: Charge,
+        payer: &Arc<Payer>,
+    ) -> Reclaim {
         match lock.with(|stock| stock.retire(&frame, charge)) {
             Ok(()) => {
                 self.limbo().unpledge();
@@ -197,7 +206,7 @@ impl Machine {
                 let _ = frame.into_pfn();
             }
             // A minimum needs it: it stays charged until that has another.
-            Err(_) => self.limbo().send(frame, attempt, charge),
+            Err(_) => self.limbo().send(frame, attempt, charge, payer),
         }
         Reclaim::Limbo
     }

@@ -2,9 +2,9 @@
 //! Who may do what, and how much of it: users, limits, memory cgroups, and what one user finds of another's.
 
 use std::fs;
-use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,6 +29,7 @@ pub(super) const GROUP: Group = Group {
             a_limit_goes_with_the_file,
             only_the_administrator_raises_a_limit,
             a_closed_file_gives_all_back,
+            a_page_that_is_held_stays_charged_until_it_is_let_go,
             charged_pages_are_limited_by_the_memory_cgroup,
             base_pages_are_always_charged,
             a_page_is_zero_for_the_next_user,
@@ -391,6 +392,59 @@ fn rest_of(buffers: Vec<Option<DeviceBuffer>>) -> Result<()> {
     for buffer in mine {
         ensure!(buffer.info()?.populated == MIB2);
     }
+    Ok(())
+}
+
+/// What the kernel's log has so far.
+fn log() -> Result<String> {
+    let mut log = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/kmsg")?;
+    let mut all = String::new();
+    let mut line = [0; 8192];
+    // Each read is a line; one that was overwritten in between is not asked for here.
+    while let Ok(len) = log.read(&mut line) {
+        all.push_str(&String::from_utf8_lossy(&line[..len]));
+    }
+    Ok(all)
+}
+
+fn a_page_that_is_held_stays_charged_until_it_is_let_go() -> Result<()> {
+    let admin = device()?;
+    let size = HugeSize::MIB2;
+    for _ in 0..3 {
+        let device = device()?;
+        limit(&device, Account::ThisFile, Some(1))?;
+        let buffer = make(&device, 1)?;
+        let held = raw::hold(buffer.as_fd().as_raw_fd(), 4096)
+            .map_err(|errno| anyhow::anyhow!("vmsplice: errno {errno}"))?;
+        // A punch does not get around the limit.
+        buffer.punch(0, MIB2)?;
+        ensure!(
+            used(&device, Account::ThisFile)? == 1,
+            "the held page is not charged"
+        );
+        refused(
+            "a page beside the held one",
+            buffer.populate(0, MIB2),
+            libc::EDQUOT,
+        )?;
+        drop(buffer);
+        drop(device);
+        ensure!(admin.stats(size, None)?.limbo == MIB2);
+        ensure!(
+            used(&admin, Account::User(0))? == 1,
+            "the user's charge is gone before the page"
+        );
+        drop(held);
+        rest::wait()?;
+        ensure!(used(&admin, Account::User(0))? == 0);
+    }
+    ensure!(
+        !log()?.contains("could not be closed"),
+        "an account was left"
+    );
     Ok(())
 }
 
