@@ -232,14 +232,14 @@ impl Host for KernelHost<'_> {
         for _ in 0..LOOKS {
             if page.is_exclusive() {
                 return if page.is_poisoned() {
-                    self.backing.machine().bury(lock, frame, attempt, charge, self.backing.payer().clone())
+                    self.backing.machine().bury(lock, frame, attempt, charge, self.backing.payer())
                 } else {
                     Reclaim::Free(frame)
                 };
             }
             core::hint::spin_loop();
         }
-        self.backing.machine().limbo().send(frame, attempt, charge, self.backing.payer().clone());
+        self.backing.machine().limbo().send(frame, attempt, charge, self.backing.payer());
         Reclaim::Limbo
     }
 

@@ -22,7 +22,7 @@ pub(crate) struct Held {
     frame: Frame,
     attempt: Attempt,
     charge: Charge,
-    /// Whose account is still charged: it stays open for as long.
+    /// Its account stays open, though the buffer is gone.
     payer: Arc<Payer>,
     stay: Stay,
 }
@@ -83,8 +83,8 @@ impl Limbo {
     }
 
     /// Sends a page here.
-    pub(crate) fn send(&self, frame: Frame, attempt: &Attempt, charge: Charge, payer: Arc<Payer>) {
-        self.keep(Held { frame, attempt: *attempt, charge, payer, stay: Stay::begin() });
+    pub(crate) fn send(&self, frame: Frame, attempt: &Attempt, charge: Charge, payer: &Arc<Payer>) {
+        self.keep(Held { frame, attempt: *attempt, charge, payer: payer.clone(), stay: Stay::begin() });
     }
 
     fn keep(&self, held: Held) {
@@ -113,7 +113,7 @@ impl Limbo {
             let poisoned = Page::owned(frame.pfn(), frame.size()).is_some_and(Page::is_poisoned);
             match machine.stock_of(&attempt) {
                 Some(lock) if poisoned => {
-                    let Reclaim::Limbo = machine.bury(lock, frame, &attempt, charge, payer.clone()) else { return PageCount::new(back) };
+                    let Reclaim::Limbo = machine.bury(lock, frame, &attempt, charge, &payer) else { return PageCount::new(back) };
                 }
                 Some(lock) => match lock.with(|stock| stock.put(frame, charge, Condition::Dirty)) {
                     Returned::Kept => back = back.saturating_add(1),
@@ -121,6 +121,7 @@ impl Limbo {
                 },
                 None => machine.let_go(frame),
             }
+            // The account may go now, the module after it.
             drop(payer);
             drop(stay);
             looks = looks.saturating_sub(1);

@@ -227,7 +227,7 @@ impl Machine {
         frame: Frame,
         attempt: &Attempt,
         charge: Charge,
-        payer: Arc<Payer>,
+        payer: &Arc<Payer>,
     ) -> Reclaim {
         match lock.with(|stock| stock.retire(&frame, charge)) {
             Ok(()) => {

@@ -35,19 +35,16 @@
 //! A complaint in the kernel's log fails the run, wherever it comes from: the log has a line for the start of each case, so that it
 //! can be told whose it is. What a case provokes on purpose, it announces by [`expect_in_log`].
 
+mod bad_input;
+mod inject;
 mod conformance;
 mod drivers;
 mod area;
 mod child;
 mod holders;
-mod area;
-mod child;
-mod conformance;
 mod dmabuf;
-mod drivers;
 mod giant;
 mod heap;
-mod holders;
 mod import;
 mod importer;
 mod library;
@@ -56,6 +53,8 @@ mod mappings;
 pub mod meminfo;
 pub mod module;
 mod pool;
+mod permissions;
+pub mod raw;
 pub mod probe;
 mod punch;
 mod quiet;
@@ -80,6 +79,9 @@ pub const GROUPS: &[&Group] = &[
     &machine::GROUP,
     // This many lines even where they would fit into fewer: groups come from many hands.
     &conformance::GROUP,
+    &bad_input::GROUP,
+    &permissions::GROUP,
+    &inject::GROUP,
     &importer::GROUP,
     &import::GROUP,
     &pool::GROUP,
