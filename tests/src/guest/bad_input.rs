@@ -2,6 +2,7 @@
 //! Everything that can be said wrongly to the device or to a buffer, and what the answer must be: the number of the core's own
 //! table, and nothing changed.
 
+mod create;
 mod files;
 mod random;
 mod records;
@@ -19,6 +20,9 @@ use htlb_core::uapi::{
 use htlb_core::{ByteLen, Error as Reason, HugeSize, NodeId};
 use htlb_user::device::{Account, Device, DeviceBuffer};
 
+use create::{
+    buffers_that_cannot_be, capacities_of_any_size, every_bit_of_the_gfp_mask, every_dma_mask,
+};
 use files::{
     calls_that_a_buffer_does_not_know, mappings_that_cannot_be, other_files_do_not_know_our_calls,
 };
@@ -29,9 +33,8 @@ use records::{
     pointers_to_nothing_are_faults, unknown_flags_and_reserved_fields_are_refused,
 };
 use values::{
-    buffers_that_cannot_be, capacities_of_any_size, donations_that_are_none,
-    every_bit_of_the_gfp_mask, every_dma_mask, pools_and_limits_that_cannot_be,
-    ranges_that_are_none, sizes_and_seals_that_cannot_be,
+    donations_that_are_none, pools_and_limits_that_cannot_be, ranges_that_are_none,
+    sizes_and_seals_that_cannot_be,
 };
 
 use super::raw::{self, Arena, Errno, Place};

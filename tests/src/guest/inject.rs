@@ -5,6 +5,7 @@
 //! it is written down how many allocations it has at least: fewer means that the injection no longer reaches them.
 
 mod faults;
+mod loading;
 mod operations;
 
 use std::fmt::Display;
@@ -17,11 +18,12 @@ use htlb_user::device::{Account, Device};
 
 use super::{cases, is_debug_kernel, rest, skip, Group, Module};
 use faults::Faults;
+use loading::the_module_itself;
 use operations::{
     a_fault_without_memory, books_that_are_looked_at, buffers_of_charged_pages,
     buffers_of_every_rung, files_of_new_users, many_kinds_of_promises,
     more_files_than_there_is_room_for, pools_of_another_size, ranges_of_a_buffer,
-    tables_of_any_size, the_module_itself,
+    tables_of_any_size,
 };
 
 pub(super) const GROUP: Group = Group {

@@ -6,15 +6,14 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 
-use anyhow::{bail, ensure, Context, Result};
+use anyhow::{bail, ensure, Result};
 use htlb_core::uapi::{Create, CreateFlags, DEVICE};
 use htlb_core::{ByteLen, Gfp, HugeSize, NodeId};
 use htlb_user::device::{Account, Device, DeviceBuffer};
 
-use super::faults::{text_of_function, Faults};
-use super::{watched, Books, Trial, MOST};
-use crate::guest::meminfo::Memory;
-use crate::guest::{is_debug_kernel, raw, rest, skip, Module};
+use super::faults::Faults;
+use super::{watched, Trial};
+use crate::guest::{raw, rest};
 
 const MIB2: u64 = 2 << 20;
 const NO_MEMORY: &[i32] = &[libc::ENOMEM];
@@ -375,52 +374,4 @@ pub(super) fn books_that_are_looked_at() -> Result<()> {
         trial.run(0, || fs::read_to_string(file), closed)?;
     }
     Ok(())
-}
-
-/// Loading it, with every allocation of its beginning failing in turn.
-pub(super) fn the_module_itself() -> Result<()> {
-    if !is_debug_kernel() {
-        return skip("Debian's kernel has no fault injection");
-    }
-    let module = Module::new("htlb", "pages_2m=4");
-    module.unload()?;
-    let before = Memory::settled()?;
-    let faults = Faults::below(&text_of_function("do_init_module")?)?;
-    let (mut refused, mut less) = (0, 0);
-    for number in 1..=MOST {
-        let (done, fired) = faults.at(number, || module.load())?;
-        match done {
-            Ok(()) => {
-                let device = Device::open()?;
-                let there = Books::of(&device)?
-                    .pools
-                    .first()
-                    .map_or(0, |stats| stats.total);
-                rest::wait().with_context(|| format!("loading with failure {number}"))?;
-                drop(device);
-                module.unload()?;
-                ensure!(fired || there == 4 * MIB2, "{there} bytes in the pool");
-                less += u32::from(there < 4 * MIB2);
-            }
-            Err(error) => {
-                ensure!(fired, "loading fails without a reason: {error:#}");
-                ensure!(
-                    !module.is_loaded()?,
-                    "failure {number}: it is there all the same"
-                );
-                ensure!(
-                    !fs::exists(DEVICE)?,
-                    "failure {number}: its device is there"
-                );
-                refused += 1;
-            }
-        }
-        if !fired {
-            let reached = number - 1;
-            println!("loading: {reached} allocations failed, {refused} of them with an error, {less} with a smaller pool");
-            ensure!(reached >= 20, "loading reached {reached} allocations only");
-            return before.is_back();
-        }
-    }
-    bail!("loading has more than {MOST} allocations")
 }
