@@ -287,7 +287,8 @@ impl DmaBuffer {
             Err(reason) => return Err(reason),
         };
         let from = end.raw() & (pin.size().bytes() - 1);
-        let page = Page::owned(pin.pfn(), pin.size());
+        let start = last.raw() & !(pin.size().bytes() - 1);
+        let page = self.backing.page(start, pin.pfn(), pin.size());
         let cleared = from == 0 || page.is_some_and(|page| page.clear(from));
         self.map().unpin(pin);
         if cleared {

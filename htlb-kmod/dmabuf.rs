@@ -144,8 +144,9 @@ impl Exported {
         if whole(end)? < self.range.end().raw() {
             return Err(errno(Reason::RangeBeyondEnd));
         }
-        let there = ByteRange::new(self.range.start(), ByteOffset::new(end)).map_err(errno)?;
-        buffer.populate(there, &mut Content::Zeroes).map_err(errno)?;
+        let there = ByteRange::new(self.range.start(), ByteOffset::new(end));
+        let pages = there.and_then(|there| buffer.whole_pages(there)).map_err(errno)?;
+        buffer.populate(pages, &mut Content::Zeroes).map_err(errno)?;
         Ok(sealed)
     }
 

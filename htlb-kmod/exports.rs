@@ -152,10 +152,12 @@ pub(crate) fn unseal(buffer: &DmaBuffer) -> bool {
     map.recall_seal().map(|seal| map.unseal(seal)).is_some()
 }
 
-/// A range mapped for a device: an entry for each run, the buffer sealed for as long as the table is mapped.
+/// A range mapped for a device: an entry for each run, cut where the device wants it, the buffer sealed for as long as the table is mapped.
 pub(crate) fn sg_map(buffer: &DmaBuffer, device: Device<'_>, range: ByteRange, direction: Direction) -> Result<SgTable> {
     let seal = buffer.seal().map_err(errno)?;
-    let mapped = populate(buffer, buffer.whole_pages(range).map_err(errno)?, None)
+    let whole = buffer.whole_pages(range).map_err(errno);
+    let mapped = whole
+        .and_then(|whole| populate(buffer, whole, None))
         .and_then(|()| segments::table(buffer, device, range))
         .and_then(|table| table.map(device, direction));
     match mapped {

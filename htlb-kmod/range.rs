@@ -43,7 +43,7 @@ pub(crate) fn run(attempt: &Attempt, node: NodeId, pages: PageCount, align: u64)
         return Err(Reason::AlignmentInvalid);
     }
     let count = usize::try_from(pages.raw()).map_err(|_| Reason::SizeTooLarge)?;
-    let mut run = KVVec::with_capacity(count, GFP_KERNEL).map_err(|_| Reason::OutOfMetadata)?;
+    let mut run = KVVec::with_capacity(count, GFP_KERNEL | __GFP_NOWARN).map_err(|_| Reason::OutOfMetadata)?;
     let (start, mut end) = frames(node, attempt.reach.level().bits());
     while let Some(first) = highest(end, length, step).filter(|first| *first >= start) {
         match fill(&mut run, attempt, node, first, count) {

@@ -16,6 +16,11 @@ use crate::machine::{Machine, StockLock};
 /// A mask of so many bits or fewer is narrow: the zones below it are small, and shared with everybody else.
 const NARROW: u8 = 32;
 
+/// The classes of these nodes.
+fn classes(nodes: NodeMask) -> impl Iterator<Item = Class> {
+    (0..Class::COUNT).filter_map(Class::from_index).filter(move |class| nodes.contains(class.node))
+}
+
 /// One page for an attempt: within its reach, on a preferred node if there is one there.
 pub(crate) fn fetch(attempt: &Attempt, prefer: NodeMask) -> Result<Frame, Reason> {
     let allowed = attempt.reach.nodes().and(system::memory_nodes());
@@ -150,8 +155,8 @@ impl Machine {
         })
     }
 
-    /// Makes the pool on these nodes so many persistent pages large, as far as that is possible; says how many it has then.
-    /// Fails only where nothing has changed.
+    /// Makes the pool on these nodes so many persistent pages large, as far as that is possible; says how many it has then. Pages
+    /// in use beyond that become surplus, and leave when they come back. Fails only where nothing has changed.
     pub(crate) fn resize(&self, size: HugeSize, nodes: NodeMask, target: PageCount) -> Result<PageCount, Reason> {
         let lock = self.stock(size).ok_or(Reason::PageSizeUnsupported)?;
         self.limbo().retry(self);
@@ -163,8 +168,9 @@ impl Machine {
                 })
             })
         };
-        // One page from each node in turn, until none has any.
         let before = persistent();
+        self.absorb(lock, nodes, target.raw().saturating_sub(before));
+        // One page from each node in turn, until none has any.
         let mut came = true;
         let mut refusal = None;
         while came && refusal.is_none() && persistent() < target.raw() {
@@ -187,7 +193,31 @@ impl Machine {
         }
         let excess = persistent().saturating_sub(target.raw());
         self.shrink(size, nodes, PageCount::new(excess));
+        self.retire(lock, nodes, persistent().saturating_sub(target.raw()));
         Ok(PageCount::new(persistent()))
+    }
+
+    /// Makes up to `pages` surplus pages on these nodes persistent.
+    fn absorb(&self, lock: &StockLock, nodes: NodeMask, pages: u64) {
+        let mut left = pages;
+        for class in classes(nodes) {
+            let absorbed = lock.with(|stock| stock.ledger_mut().absorb(class, PageCount::new(left)));
+            left = left.saturating_sub(absorbed.raw());
+        }
+    }
+
+    /// Makes up to `pages` persistent pages in use on these nodes surplus; free ones, which promises need, stay persistent.
+    fn retire(&self, lock: &StockLock, nodes: NodeMask, pages: u64) {
+        let mut left = pages;
+        for class in classes(nodes) {
+            left = left.saturating_sub(lock.with(|stock| {
+                let counts = stock.ledger().class(class);
+                let used = counts.nr.raw().saturating_sub(counts.free.raw());
+                let retired = used.saturating_sub(counts.surplus.raw()).min(left);
+                let done = stock.ledger_mut().retire(class, PageCount::new(retired));
+                done.map_or(0, |()| retired)
+            }));
+        }
     }
 
     /// A page whose memory went bad leaves for good, and is never used again.

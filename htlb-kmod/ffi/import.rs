@@ -68,7 +68,7 @@ impl HugeFile {
     ///
     /// `ENXIO` beyond the end of the file, `ENOMEM` where hugetlb has no more pages, `EIO` for a page that went bad.
     pub(crate) fn pin(&self, offset: u64, pages: usize) -> Result<Pins> {
-        let mut pins = Pins { folios: KVVec::with_capacity(pages, GFP_KERNEL_ACCOUNT)?, size: self.size };
+        let mut pins = Pins { folios: KVVec::with_capacity(pages, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?, size: self.size };
         while pins.folios.len() < pages {
             if system::fatal_signal() {
                 return Err(EINTR);

@@ -51,6 +51,11 @@ pub(crate) fn free(frame: Frame) {
     let Some(page) = Page::owned(frame.into_pfn(), size) else {
         return;
     };
+    if is_folio(size) && page.is_poisoned() {
+        // The allocator looks at the memory of single pages only: what it would give out again, nobody gets.
+        kernel::pr_warn!("the page at frame {:#x} has a memory error and is not given back\n", page.pfn);
+        return;
+    }
     if is_folio(size) {
         // SAFETY: the page is ours, and the frame, which was the right to it, is gone.
         unsafe { c::htlb_c_page_free(page.pfn) };

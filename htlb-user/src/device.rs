@@ -243,7 +243,8 @@ impl Device {
         Ok(limit)
     }
 
-    /// A buffer over pages of a hugetlb memfd, which both share from now on.
+    /// A buffer over pages of a hugetlb memfd, which both share from now on. It keeps them until its end, whatever becomes of the
+    /// memfd, and cannot give back a part of them.
     ///
     /// # Errors
     /// [`DeviceError`].

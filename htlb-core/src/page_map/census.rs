@@ -94,13 +94,16 @@ impl<S: AsRef<[AtomicU64]>> PageMap<S> {
         &self,
         range: SlotRange,
     ) -> impl Iterator<Item = (PageIndex, Pfn, HugeSize)> + '_ {
-        let parts = self.extents.split(range.slots());
-        parts
-            .flat_map(|(size, part)| part.map(move |slot| (slot, size)))
-            .filter_map(|(slot, size)| {
+        let mut slots = range.slots();
+        core::iter::from_fn(move || {
+            for slot in slots.by_ref() {
                 let now = self.cell(slot)?.read();
-                let holds = now.is_present() || (now.is_claimed() && now.holds_frame());
-                holds.then(|| (PageIndex::new(slot), now.pfn(), size))
-            })
+                if now.is_present() || (now.is_claimed() && now.holds_frame()) {
+                    let size = self.extents.holding_slot(slot).size();
+                    return Some((PageIndex::new(slot), now.pfn(), size));
+                }
+            }
+            None
+        })
     }
 }

@@ -80,21 +80,37 @@ pub(super) fn spans(start: u64, count: u64) -> impl Iterator<Item = (u32, PageBi
 impl<M: AsRef<[u64]> + AsMut<[u64]>> Pool<M> {
     /// The first page, counted over all memory, of a run of accepted classes.
     pub(super) fn search(&self, shape: Shape, accepted: &Accepted) -> Option<u64> {
-        let regions = |bins: &'static [Bin]| {
-            self.shelves_in_use()
-                .filter(|shelf| accepted.has(*shelf))
-                .flat_map(move |shelf| bins.iter().map(move |bin| (shelf, *bin)))
-                .flat_map(|(shelf, bin)| self.tables.list(shelf, bin))
-                .map(|(_, header)| header.region)
-        };
         let inside = |region| self.run_inside(region, shape, accepted);
         if shape.count < CHUNK_PAGES.into() {
-            if let Some(start) = regions(&Bin::PART).find_map(inside) {
+            if let Some(start) = self.first_in(&Bin::PART, accepted, inside) {
                 return Some(start);
             }
         }
-        regions(&Bin::ALL)
-            .find_map(|region| inside(region).or_else(|| self.run_from(region, shape, accepted)))
+        self.first_in(&Bin::ALL, accepted, |region| {
+            inside(region).or_else(|| self.run_from(region, shape, accepted))
+        })
+    }
+
+    /// What `look` finds first in the regions of accepted classes that these lists hold.
+    fn first_in(
+        &self,
+        bins: &[Bin],
+        accepted: &Accepted,
+        look: impl Fn(u32) -> Option<u64>,
+    ) -> Option<u64> {
+        for shelf in self.shelves_in_use() {
+            if !accepted.has(shelf) {
+                continue;
+            }
+            for bin in bins {
+                for (_, header) in self.tables.list(shelf, *bin) {
+                    if let Some(start) = look(header.region) {
+                        return Some(start);
+                    }
+                }
+            }
+        }
+        None
     }
 
     /// The free pages of a region that are of accepted classes.

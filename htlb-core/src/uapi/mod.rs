@@ -307,7 +307,8 @@ record! {
 }
 
 record! {
-    /// `HTLB_IOC_IMPORT`, on the device: a buffer over pages of a hugetlb memfd that user space donates.
+    /// `HTLB_IOC_IMPORT`, on the device: a buffer over pages of a hugetlb memfd that user space donates. Both share them, until
+    /// the buffer's end, whatever becomes of the memfd; the buffer can neither be punched nor made smaller (`EPERM`).
     pub struct Import = (b'm', 32) {
         /// `O_CLOEXEC`.
         pub flags: u32,

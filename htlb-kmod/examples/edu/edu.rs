@@ -70,7 +70,6 @@ fn filled_by(device: &pci::Device<Core<'_>>) -> Result<Buffer> {
         Ok(PATTERN as u64)
     })?;
     let map = buffer.sg_map(device.as_ref(), 0..SIZE, DataDirection::Bidirectional)?;
-    dev_info!(device, "{} runs\n", map.iter().count());
     transfer(&registers, &map, 0, START)?;
     for place in PLACES {
         transfer(&registers, &map, place, START | TO_MEMORY)?;

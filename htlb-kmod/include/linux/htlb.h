@@ -235,9 +235,10 @@ void htlb_unseal(struct htlb_buffer *buffer);
  * @len: its length in bytes
  * @direction: as for dma_map_sgtable()
  *
- * Populates the range, seals the buffer, and maps one entry for each physically contiguous run, at most 2 GiB long. A device that takes
- * less in one go splits what it is given. Use the dma_sync_sgtable_for_*() functions between the processor's accesses and
- * the device's.
+ * Populates the range, seals the buffer, and maps one entry for each physically contiguous run. Runs are cut only where
+ * dma_get_max_seg_size() and dma_get_seg_boundary() of @dev ask for it, and at 2 GiB: a driver whose device takes more than the 64 KiB
+ * that a PCI device is given says so with dma_set_max_seg_size() first. Use the dma_sync_sgtable_for_*() functions between
+ * the processor's accesses and the device's.
  *
  * Context: may sleep; needs no user context.
  * Return: the table, or an ERR_PTR: -EFAULT where the device cannot reach a page (a buffer that was made with @dev has none such),

@@ -6,11 +6,11 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define HTLB_CALLER_NAME 32
+#define HTLB_CALLER_NAME 48
 
 /**
  * struct htlb_caller_run - runs a case
- * @name: which, with a zero behind it
+ * @name: which, with a zero behind it; out: the source file where it failed
  * @argument: what some cases take: a descriptor, a number of bytes
  * @line: out: where it failed, or 0
  * @value: out: what some cases answer, or what was found where it failed

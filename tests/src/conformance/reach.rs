@@ -312,7 +312,10 @@ pub(super) fn base_pages_serve_where_nothing_else_is(rig: &Rig<'_>) {
     let mut buffer = rig.of(0, request, Promised).expect("three base pages");
     assert_eq!(bytes(&buffer.receipt()), 12_288);
     let all = ByteRange::new(ByteOffset::ZERO, ByteOffset::new(10_000)).expect("a range");
-    assert_eq!(buffer.populate(all), Ok(3));
+    // Nothing can promise these, so a back end may keep the promise by putting them there at once.
+    let missing = if buffer.page_at(0).is_ok() { 0 } else { 3 };
+    assert_eq!(buffer.populate(all), Ok(missing));
+    assert!([0, 4096, 8192].iter().all(|at| buffer.page_at(*at).is_ok()));
     buffer.write(4094, b"over").expect("two pages");
     assert_eq!([4095, 4096].map(|at| buffer.byte(at)), [b'v', b'e']);
     assert!(buffer.punch(all).is_ok());

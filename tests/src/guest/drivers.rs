@@ -26,7 +26,7 @@ pub(super) const GROUP: Group = Group {
 pub(super) const EDU: Group = Group {
     name: "edu",
     modules: &[
-        Module::new("htlb", "pages_2m=4 low_2m=6 low_bits=28 overcommit_2m=0"),
+        Module::new("htlb", "pages_2m=4 low_2m=10 low_bits=28 overcommit_2m=0"),
         Module::new("htlb_caller", ""),
     ],
     cases: edu::cases,

@@ -15,7 +15,11 @@ use crate::vm::test::LIBRARY_TESTS as FOLDER;
 
 pub(super) const GROUP: Group = Group {
     name: "library",
-    modules: &[Module::new("htlb", "")],
+    modules: &[
+        Module::new("htlb", ""),
+        // An empty disk, for direct I/O.
+        Module::new("brd", "rd_nr=1 rd_size=65536"),
+    ],
     cases,
 };
 
@@ -52,11 +56,14 @@ fn programs() -> Result<Vec<PathBuf>> {
     Ok(programs)
 }
 
+/// What is about a machine without the module, and runs on others.
+const WITHOUT_THE_MODULE: &str = "without_the_module_";
+
 /// The names of a program's tests, without those that it ignores: they are parts of others.
 fn tests(program: &Path) -> Result<Vec<String>> {
     let ignored = listed(program, &["--ignored"])?;
     let mut all = listed(program, &[])?;
-    all.retain(|test| !ignored.contains(test));
+    all.retain(|test| !ignored.contains(test) && !test.starts_with(WITHOUT_THE_MODULE));
     Ok(all)
 }
 

@@ -42,8 +42,15 @@ mod drivers;
 mod area;
 mod child;
 mod holders;
+mod area;
+mod child;
+mod conformance;
 mod dmabuf;
+mod drivers;
+mod giant;
 mod heap;
+mod holders;
+mod import;
 mod importer;
 mod library;
 mod machine;
@@ -52,11 +59,13 @@ pub mod meminfo;
 pub mod module;
 mod permissions;
 pub mod raw;
+mod pool;
 pub mod probe;
 mod punch;
 mod quiet;
 pub mod rest;
 mod run;
+mod span;
 mod uring;
 
 use std::fmt;
@@ -79,6 +88,9 @@ pub const GROUPS: &[&Group] = &[
     &permissions::GROUP,
     &inject::GROUP,
     &importer::GROUP,
+    &import::GROUP,
+    &pool::GROUP,
+    &giant::GROUP,
     &drivers::GROUP,
     &drivers::EDU,
     &mappings::GROUP,

@@ -19,7 +19,7 @@ use super::{Group, Module};
 pub(super) const GROUP: Group = Group {
     name: "punch",
     modules: &[
-        Module::new("htlb", "pages_2m=12 overcommit_2m=0"),
+        Module::new("htlb", "pages_2m=16 overcommit_2m=0"),
         Module::new("htlb_probe", ""),
         Module::new("brd", "rd_nr=1 rd_size=16384"),
     ],

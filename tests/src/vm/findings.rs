@@ -141,7 +141,16 @@ const SIGNS: &[(Kind, &[&str])] = &[
             "rust_kernel: panicked",
         ],
     ),
-    (Kind::Warning, &["WARNING: "]),
+    (
+        Kind::Warning,
+        &[
+            "WARNING: ",
+            // What the module says of its own mistakes.
+            "htlb: an account could not be closed",
+            "htlb: a buffer could not be released",
+            "is not a page of this module",
+        ],
+    ),
 ];
 
 /// Finds the complaints in a log, but those in lines that contain one of `expected`.

@@ -343,7 +343,16 @@ struct htlb_limit {
  * @memfd: file descriptor of the memfd
  * @reserved: zero
  *
- * The ioctl returns the file descriptor of the buffer.
+ * The ioctl returns the file descriptor of the buffer. Both files share the pages: offset and len are multiples of the memfd's
+ * page size, and holes of the range get pages now. The pages stay the buffer's until its end, whatever becomes of the memfd: a
+ * donor that truncates it or punches a hole into it loses sight of them, and F_SEAL_WRITE is EBUSY meanwhile. They are taken
+ * from hugetlb's pool and count against the donor's hugetlb cgroup, not against any limit here nor RLIMIT_MEMLOCK.
+ * HTLB_IOC_PUNCH, and HTLB_IOC_TRUNCATE to less, fail with EPERM. The buffer is mapped shared only (MAP_PRIVATE is EINVAL) and
+ * its mappings cannot be pinned (O_DIRECT and the like are EFAULT): use the memfd's own mapping for that.
+ *
+ * Errors: EBADF for no descriptor, EOPNOTSUPP for a file without huge pages, EACCES for one that is not open for reading and
+ * writing, EPERM for one that is sealed against writing, EINVAL for a range that is empty or cuts a page, ENXIO for one beyond the
+ * end of the file, ENOMEM where hugetlb has no page left, EIO for a page with a memory error.
  */
 struct htlb_import {
 	__u32 size;

@@ -9,7 +9,7 @@ use anyhow::{bail, Context, Result};
 
 use crate::guest::{expect_in_log, Case};
 
-const NAME: usize = 32;
+const NAME: usize = 48;
 
 /// `struct htlb_caller_run` of `tests/kmod/htlb_caller/htlb_caller.h`.
 #[repr(C)]
@@ -56,8 +56,10 @@ impl Caller {
             return Err(io::Error::last_os_error()).with_context(|| format!("running {name}"));
         }
         if run.line != 0 {
+            let file = run.name.split(|byte| *byte == 0).next().unwrap_or_default();
             bail!(
-                "htlb_caller.c:{}: what was expected there was not so, but {}",
+                "{}:{}: what was expected there was not so, but {}",
+                String::from_utf8_lossy(file),
                 run.line,
                 run.value
             );
@@ -79,6 +81,7 @@ pub(super) fn cases() -> Vec<Case> {
         "kept_in_place",
         "a_table_has_an_entry_for_each_run",
         "one_run_is_one_entry",
+        "entries_are_cut_where_the_device_says",
         "a_device_limits_the_pages",
         "nodes_are_kept_to",
         "a_mask_of_its_own",

@@ -213,7 +213,7 @@ fn unload() -> Result<(), Errno> {
 
 fn the_module_stays_while_something_of_it_lives() -> Result<()> {
     let probe = Module::new("htlb_probe", "");
-    let module = Module::new("htlb", "pages_2m=12 overcommit_2m=0");
+    let module = Module::new("htlb", "pages_2m=16 overcommit_2m=0");
     probe.unload()?;
     let (reader, writer) = pipe()?;
     let (buffer, area) = mapped(1, 153)?;

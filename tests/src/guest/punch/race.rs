@@ -82,8 +82,11 @@ fn punch(buffer: &DeviceBuffer, seed: u64, go_on: &dyn Fn() -> bool) -> Result<u
     Ok(punched)
 }
 
+/// Does something again and again while it is told to go on; says how often it did.
+type Actor<'a> = dyn Fn(&dyn Fn() -> bool) -> Result<u64> + Sync + 'a;
+
 /// Runs all of these at once for a while; the first error of one ends the others.
-fn together(actors: &[&(dyn Fn(&dyn Fn() -> bool) -> Result<u64> + Sync)]) -> Result<Vec<u64>> {
+fn together(actors: &[&Actor<'_>]) -> Result<Vec<u64>> {
     let failed = AtomicBool::new(false);
     let began = Instant::now();
     let go_on = || began.elapsed() < RACE && !failed.load(Ordering::Relaxed);

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
+//! Pages of 1 GiB: one entry each, of frames that are no folio.
+
+use anyhow::{ensure, Context, Result};
+use htlb_core::{ByteLen, HugeSize, Request};
+use htlb_user::buffer::Populate;
+use htlb_user::device::{Device, DeviceBuffer, DeviceError};
+
+use super::span::{faults, in_child, Span, HUGE};
+use super::{cases, skip, Group, Module};
+
+pub(super) const GROUP: Group = Group {
+    name: "giant",
+    modules: &[
+        Module::new("htlb_leaves", ""),
+        Module::new("htlb", "pages_1g=1 overcommit_1g=0"),
+    ],
+    cases: || {
+        cases![
+            one_fault_maps_it,
+            private_copies_and_pins_are_refused,
+            a_cut_mapping_still_works,
+            a_punch_revokes_it,
+            a_child_shares_it,
+            it_comes_home,
+        ]
+    },
+};
+
+const GIB: usize = 1 << 30;
+
+/// A buffer of one such page; a reason to skip where memory has none.
+fn giant(populate: Populate) -> Result<DeviceBuffer> {
+    let device = Device::open()?;
+    if device.stats(HugeSize::GIB1, None)?.total == 0
+        && device
+            .resize(HugeSize::GIB1, None, ByteLen::new(GIB as u64))?
+            .raw()
+            == 0
+    {
+        return skip("memory has no free GiB in one piece");
+    }
+    let request = Request::builder(ByteLen::new(GIB as u64))
+        .page_size(HugeSize::GIB1)
+        .strict();
+    Ok(device.create(&request.build()?, ByteLen::ZERO, populate)?)
+}
+
+fn number<T: std::fmt::Debug>(answer: Result<T, DeviceError>) -> i32 {
+    answer.expect_err("it is refused").errno()
+}
+
+fn one_fault_maps_it() -> Result<()> {
+    let buffer = giant(Populate::Now)?;
+    let view = Span::shared(&buffer, GIB)?;
+    ensure!(view.address() % GIB == 0, "at {:#x}", view.address());
+    let before = faults();
+    for at in (0..GIB).step_by(4096) {
+        ensure!(view.word(at) == 0, "byte {at} is not zero");
+    }
+    view.stamp(1);
+    let took = faults() - before;
+    ensure!(took <= 1, "{took} faults");
+    let leaves = view.leaves()?;
+    ensure!(
+        (leaves.pud, leaves.pmd, leaves.pte) == (1, 0, 0),
+        "{leaves:?}"
+    );
+    let place = buffer.lookup(GIB as u64 - 1)?;
+    ensure!(
+        place.size == HugeSize::GIB1 && place.physical % GIB as u64 == GIB as u64 - 1,
+        "{place:?}"
+    );
+    let node = place.node.context("no node")?;
+    let stats = Device::open()?.stats(HugeSize::GIB1, Some(node))?;
+    ensure!(stats.total == GIB as u64 && stats.free == 0, "{stats:?}");
+    ensure!(view.has_stamp(1, GIB));
+    Ok(())
+}
+
+fn private_copies_and_pins_are_refused() -> Result<()> {
+    let buffer = giant(Populate::Later)?;
+    let refused = Span::private(&buffer, GIB).expect_err("they are frames");
+    ensure!(refused.raw_os_error() == Some(libc::EINVAL), "{refused}");
+    let view = Span::shared(&buffer, GIB)?;
+    view.write(0, 1);
+    let refused = view.hold().expect_err("they are frames");
+    ensure!(refused.raw_os_error() == Some(libc::EFAULT), "{refused}");
+    Ok(())
+}
+
+fn a_cut_mapping_still_works() -> Result<()> {
+    let buffer = giant(Populate::Later)?;
+    let view = Span::shared(&buffer, GIB)?;
+    for at in (0..GIB).step_by(HUGE) {
+        view.write(at, at as u64);
+    }
+    view.unmap(GIB / 2 + HUGE / 2, GIB / 2 - HUGE / 2)?;
+    for at in (0..GIB / 2 + HUGE / 2).step_by(HUGE) {
+        ensure!(view.word(at) == at as u64, "byte {at}");
+    }
+    ensure!(view.leaves()?.pud == 0, "{:?}", view.leaves()?);
+    let again = Span::shared(&buffer, GIB)?;
+    ensure!((0..GIB).step_by(HUGE).all(|at| again.word(at) == at as u64));
+    Ok(())
+}
+
+fn a_punch_revokes_it() -> Result<()> {
+    let buffer = giant(Populate::Now)?;
+    let view = Span::shared(&buffer, GIB)?;
+    let (first, last) = (0, GIB - 8);
+    view.write(first, 2);
+    view.write(last, 3);
+    ensure!(
+        number(buffer.punch(0, HUGE as u64)) == libc::EINVAL,
+        "a part of a page"
+    );
+    ensure!(view.word(first) == 2);
+    ensure!(buffer.punch(0, GIB as u64)?.removed == GIB as u64);
+    ensure!(view.leaves()?.total() == 0, "{:?}", view.leaves()?);
+    ensure!(buffer.info()?.populated == 0);
+    // The next touch has a page again, if one is free; it is the same one here, and holds nothing any more.
+    ensure!(view.word(first) == 0 && view.word(last) == 0);
+    Ok(())
+}
+
+fn a_child_shares_it() -> Result<()> {
+    let buffer = giant(Populate::Now)?;
+    let view = Span::shared(&buffer, GIB)?;
+    view.write(HUGE, 4);
+    let seen = in_child(|| {
+        view.write(2 * HUGE, 5);
+        view.word(HUGE) == 4
+    })?;
+    ensure!(seen && view.word(2 * HUGE) == 5);
+    view.advise(0, GIB, libc::MADV_DONTNEED)?;
+    ensure!(view.word(HUGE) == 4);
+    Ok(())
+}
+
+fn it_comes_home() -> Result<()> {
+    drop(giant(Populate::Now)?);
+    super::rest::wait()?;
+    let device = Device::open()?;
+    let stats = device.stats(HugeSize::GIB1, None)?;
+    ensure!(
+        stats.total == GIB as u64 && stats.free == stats.total,
+        "{stats:?}"
+    );
+    ensure!(device.resize(HugeSize::GIB1, None, ByteLen::ZERO)?.raw() == 0);
+    ensure!(device.stats(HugeSize::GIB1, None)?.total == 0);
+    Ok(())
+}
