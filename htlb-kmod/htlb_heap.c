@@ -9,6 +9,7 @@
  */
 #include <linux/dma-heap.h>
 #include <linux/err.h>
+#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/sizes.h>
 
@@ -36,9 +37,13 @@ static struct dma_buf *htlb_heap_allocate(struct dma_heap *heap, unsigned long l
 		.flags = HTLB_REQUEST_STRICT | HTLB_REQUEST_POPULATE,
 		.dma_bits = of->dma_bits,
 	};
-	struct htlb_buffer *buffer = htlb_create(&request);
+	struct htlb_buffer *buffer;
 	struct dma_buf *dmabuf;
 
+	/* Every page is to be there at once: more than there are is refused before any is taken. */
+	if (len >> PAGE_SHIFT > totalram_pages())
+		return ERR_PTR(-ENOMEM);
+	buffer = htlb_create(&request);
 	if (IS_ERR(buffer))
 		return ERR_CAST(buffer);
 	dmabuf = htlb_export(buffer, 0, 0, fd_flags);

@@ -105,7 +105,8 @@ fn allocate(heap: &str, len: u64, fd_flags: u32) -> io::Result<OwnedFd> {
 
 fn taken(allocation: &Allocation) -> OwnedFd {
     // SAFETY: a call succeeded that put a descriptor there, which is new and nobody else's.
-    unsafe { OwnedFd::from_raw_fd(allocation.fd.cast_signed()) }
+    // CAST: descriptors are not negative.
+    unsafe { OwnedFd::from_raw_fd(allocation.fd as i32) }
 }
 
 fn errno<T: std::fmt::Debug>(answer: io::Result<T>) -> Option<i32> {
