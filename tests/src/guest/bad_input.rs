@@ -17,7 +17,7 @@ use htlb_core::uapi::{
     Create, CreateFlags, Export, Import, Info, Limit, Lookup, Populate, Punch, Record, Reserve,
     Resize, Seal, SealFlags, Stats, Truncate, NODE_ANY,
 };
-use htlb_core::{ByteLen, Error as Reason, HugeSize, NodeId};
+use htlb_core::{Error as Reason, HugeSize, NodeId};
 use htlb_user::device::{Account, Device, DeviceBuffer};
 
 use create::{
@@ -380,22 +380,23 @@ fn create() -> Create {
     }
 }
 
-/// A memfd of one 2 MiB page of the kernel's own pool.
-fn donation() -> Result<File> {
+/// The kernel's own pool of such pages.
+pub(super) const HUGETLB_POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+
+/// A memfd of one 2 MiB page of that pool.
+pub(super) fn donation() -> Result<File> {
     use rustix::fs::{memfd_create, MemfdFlags};
-    let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
-    std::fs::write(pool, "1")?;
+    std::fs::write(HUGETLB_POOL, "1")?;
     let fd = memfd_create("donation", MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)?;
     let file = File::from(fd);
-    file.set_len(ByteLen::new(MIB2).raw())?;
+    file.set_len(MIB2)?;
     Ok(file)
 }
 
 impl Drop for Bench {
     fn drop(&mut self) {
         // The kernel's own pool as it was, or the group's last look would miss the page.
-        let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
         let _ = self.memfd.set_len(0);
-        let _ = std::fs::write(pool, "0");
+        let _ = std::fs::write(HUGETLB_POOL, "0");
     }
 }

@@ -20,10 +20,11 @@ pub(super) fn the_module_itself() -> Result<()> {
         return skip("Debian's kernel has no fault injection");
     }
     let module = Module::new("htlb", "pages_2m=4");
+    Module::new("htlb_caller", "").unload()?;
     module.unload()?;
     let before = Memory::settled()?;
     let faults = Faults::below(&text_of_function("do_init_module")?)?;
-    let (mut refused, mut less) = (0, 0);
+    let (mut refused, mut less) = (0_u32, 0_u32);
     for number in 1..=MOST {
         let (done, fired) = faults.at(number, || module.load())?;
         match done {
@@ -33,7 +34,13 @@ pub(super) fn the_module_itself() -> Result<()> {
                     .pools
                     .first()
                     .map_or(0, |stats| stats.total);
-                rest::wait().with_context(|| format!("loading with failure {number}"))?;
+                // Files for debugging may be missing: the kernel does not let anything fail for them.
+                match fs::exists(rest::CHECK)? {
+                    true => {
+                        rest::wait().with_context(|| format!("loading with failure {number}"))?
+                    }
+                    false => ensure!(fired, "there are no books to look at"),
+                }
                 drop(device);
                 module.unload()?;
                 ensure!(fired || there == 4 * MIB2, "{there} bytes in the pool");
