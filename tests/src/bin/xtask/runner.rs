@@ -18,11 +18,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Whether a step belongs to `--quick`.
+/// When a step runs without being named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
+    /// Always.
     Quick,
+    /// Not with `--quick`.
     Full,
+    /// With `--guests` only.
+    Guests,
 }
 
 /// Whether a test that nothing ran is a failure.

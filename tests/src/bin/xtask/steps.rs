@@ -107,12 +107,13 @@ impl Step {
         }
     }
 
-    /// Whether `--quick` runs it.
+    /// When it runs without being named.
     pub(crate) const fn scope(self) -> Scope {
         match self {
             Self::Repository | Self::Fmt | Self::Clippy | Self::Doctests | Self::Tests => {
                 Scope::Quick
             }
+            Self::KernelStock | Self::KernelDebug | Self::VmStock | Self::VmDebug => Scope::Guests,
             _ => Scope::Full,
         }
     }
