@@ -17,6 +17,7 @@ use crate::error::errno;
 use crate::ffi::fault::Fault;
 use crate::ffi::file::{BufferFile, Copies, Mappings};
 use crate::ffi::page::{self, Page};
+use crate::ffi::system;
 use crate::ffi::wait::Signals;
 use crate::host::{KernelHost, Patience};
 use crate::machine::{Machine, Place};
@@ -71,6 +72,9 @@ impl DmaBuffer {
         content: &mut Content<'_>,
     ) -> Result<BufferFile> {
         let placement = policy::resolve(request, &backing.machine().topology()).map_err(errno)?;
+        if commitment == Commitment::Promised || populate == Populate::Now {
+            conceivable(request.size()).map_err(errno)?;
+        }
         // The memory first: once the core's buffer is there, only dropping this one gives its pages back.
         let memory = UniqueArc::<Self>::new_uninit(GFP_KERNEL)?;
         let place = Place::new(GFP_KERNEL)?;
@@ -198,6 +202,7 @@ impl DmaBuffer {
     /// Promises the holes of a range; says how many bytes that was.
     pub(crate) fn reserve(&self, range: ByteRange) -> Result<ByteLen, Reason> {
         let before = self.weigh(range)?.promised;
+        conceivable(range.len())?;
         driver::reserve(&self.host(Copies::Stay)?, &self.core, range)?;
         let after = self.weigh(range)?.promised;
         Ok(ByteLen::new(after.raw().saturating_sub(before.raw())))
@@ -373,6 +378,15 @@ impl DmaBuffer {
     /// The parts, each with its extent.
     pub(crate) fn parts(&self) -> impl Iterator<Item = (&Part, &Extent)> {
         self.core.parts().zip(self.map().extents().iter())
+    }
+}
+
+/// A promise of more than all memory would fetch half of it before it failed.
+fn conceivable(len: ByteLen) -> Result<(), Reason> {
+    if len.raw() <= system::total_memory() {
+        Ok(())
+    } else {
+        Err(Reason::NoRoom)
     }
 }
 

@@ -26,6 +26,7 @@ use crate::error::errno;
 use crate::ffi::file::BufferFile;
 use crate::ffi::import::{HugeFile, Pins};
 use crate::ffi::page::Page;
+use crate::ffi::system;
 use crate::machine::{Machine, SIZES};
 
 /// How many donated pages there are on each node, for each of [`SIZES`]. A page that two imports share counts twice.
@@ -110,6 +111,10 @@ pub(crate) fn import(payer: &Arc<Payer>, record: &Import) -> Result<BufferFile> 
         return Err(errno(Reason::RangeUnaligned));
     }
     record.offset.checked_add(record.len).ok_or_else(|| errno(Reason::RangeOverflow))?;
+    // No file has more, and a table for it would be as large as somebody else likes.
+    if record.len > system::total_memory() {
+        return Err(errno(Reason::RangeBeyondEnd));
+    }
     let pages = usize::try_from(record.len >> size.shift())?;
     let donation = Donation::new(payer.machine().clone(), file.pin(record.offset, pages)?);
     // What is charged to somebody else never touches a stock.

@@ -2,6 +2,7 @@
 //! Everything that can be said wrongly to the device or to a buffer, and what the answer must be: the number of the core's own
 //! table, and nothing changed.
 
+mod create;
 mod files;
 mod random;
 mod records;
@@ -16,9 +17,12 @@ use htlb_core::uapi::{
     Create, CreateFlags, Export, Import, Info, Limit, Lookup, Populate, Punch, Record, Reserve,
     Resize, Seal, SealFlags, Stats, Truncate, NODE_ANY,
 };
-use htlb_core::{ByteLen, Error as Reason, HugeSize, NodeId};
+use htlb_core::{Error as Reason, HugeSize, NodeId};
 use htlb_user::device::{Account, Device, DeviceBuffer};
 
+use create::{
+    buffers_that_cannot_be, capacities_of_any_size, every_bit_of_the_gfp_mask, every_dma_mask,
+};
 use files::{
     calls_that_a_buffer_does_not_know, mappings_that_cannot_be, other_files_do_not_know_our_calls,
 };
@@ -29,9 +33,8 @@ use records::{
     pointers_to_nothing_are_faults, unknown_flags_and_reserved_fields_are_refused,
 };
 use values::{
-    buffers_that_cannot_be, capacities_of_any_size, donations_that_are_none,
-    every_bit_of_the_gfp_mask, every_dma_mask, pools_and_limits_that_cannot_be,
-    ranges_that_are_none, sizes_and_seals_that_cannot_be,
+    donations_that_are_none, pools_and_limits_that_cannot_be, ranges_that_are_none,
+    sizes_and_seals_that_cannot_be,
 };
 
 use super::raw::{self, Arena, Errno, Place};
@@ -377,22 +380,23 @@ fn create() -> Create {
     }
 }
 
-/// A memfd of one 2 MiB page of the kernel's own pool.
-fn donation() -> Result<File> {
+/// The kernel's own pool of such pages.
+pub(super) const HUGETLB_POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+
+/// A memfd of one 2 MiB page of that pool.
+pub(super) fn donation() -> Result<File> {
     use rustix::fs::{memfd_create, MemfdFlags};
-    let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
-    std::fs::write(pool, "1")?;
+    std::fs::write(HUGETLB_POOL, "1")?;
     let fd = memfd_create("donation", MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)?;
     let file = File::from(fd);
-    file.set_len(ByteLen::new(MIB2).raw())?;
+    file.set_len(MIB2)?;
     Ok(file)
 }
 
 impl Drop for Bench {
     fn drop(&mut self) {
         // The kernel's own pool as it was, or the group's last look would miss the page.
-        let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
         let _ = self.memfd.set_len(0);
-        let _ = std::fs::write(pool, "0");
+        let _ = std::fs::write(HUGETLB_POOL, "0");
     }
 }

@@ -7,6 +7,8 @@ mod edu;
 mod mapped;
 mod view;
 
+pub(super) use caller::Caller;
+
 use super::{Case, Group, Module};
 
 /// The module with enough for every case; what it lacks is an error, not the system's business.

@@ -4,7 +4,9 @@
 //! Each [`Trial`] runs one operation with its first allocation failing, then with its second, until it has no more. Of each
 //! it is written down how many allocations it has at least: fewer means that the injection no longer reaches them.
 
+mod devices;
 mod faults;
+mod loading;
 mod operations;
 
 use std::fmt::Display;
@@ -15,18 +17,25 @@ use htlb_core::uapi::{Limit, Stats};
 use htlb_core::{HugeSize, NodeId};
 use htlb_user::device::{Account, Device};
 
+use super::meminfo::Memory;
 use super::{cases, is_debug_kernel, rest, skip, Group, Module};
+use devices::{dma_bufs_and_donations, what_drivers_call};
 use faults::Faults;
+use loading::the_module_itself;
 use operations::{
     a_fault_without_memory, books_that_are_looked_at, buffers_of_charged_pages,
     buffers_of_every_rung, files_of_new_users, many_kinds_of_promises,
     more_files_than_there_is_room_for, pools_of_another_size, ranges_of_a_buffer,
-    tables_of_any_size, the_module_itself,
+    tables_of_any_size,
 };
 
 pub(super) const GROUP: Group = Group {
     name: "inject",
-    modules: &[Module::new("htlb", "pages_2m=16")],
+    modules: &[
+        Module::new("htlb", "pages_2m=16"),
+        Module::new("htlb_caller", ""),
+        Module::new("htlb_importer", ""),
+    ],
     cases: || {
         cases![
             files_of_new_users.within(120),
@@ -39,6 +48,8 @@ pub(super) const GROUP: Group = Group {
             ranges_of_a_buffer.within(120),
             pools_of_another_size.within(120),
             books_that_are_looked_at.within(120),
+            dma_bufs_and_donations.within(120),
+            what_drivers_call.within(120),
             // The last one: it takes the module out.
             the_module_itself.within(240),
         ]
@@ -122,7 +133,8 @@ impl Trial<'_> {
             rest::check()
                 .map_err(|broken| anyhow::anyhow!("{name}, failure {number}: {broken}"))?;
             if !fired {
-                println!("{name}: {reached} allocations failed, {refused} of them with an error");
+                let free = Memory::now()?.field("MemFree");
+                println!("{name}: {reached} allocations failed, {refused} of them with an error; {free} bytes are free");
                 ensure!(
                     reached >= least,
                     "{name} reached {reached} allocations only, not {least}"

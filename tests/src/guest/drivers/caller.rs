@@ -26,12 +26,12 @@ const RUN: u32 = (3 << 30) | ((size_of::<Run>() as u32) << 16) | ((b'k' as u32) 
 
 /// The test driver's device file.
 #[derive(Debug)]
-pub(super) struct Caller {
+pub(in crate::guest) struct Caller {
     pub(super) file: File,
 }
 
 impl Caller {
-    pub(super) fn open() -> Result<Self> {
+    pub(in crate::guest) fn open() -> Result<Self> {
         let path = "/dev/htlb_caller";
         let file = OpenOptions::new().read(true).write(true).open(path);
         Ok(Self {
@@ -40,7 +40,7 @@ impl Caller {
     }
 
     /// Runs a case; says what it answers.
-    pub(super) fn run(&self, name: &str, argument: u64) -> Result<i64> {
+    pub(in crate::guest) fn run(&self, name: &str, argument: u64) -> Result<i64> {
         let mut run = Run {
             name: [0; NAME],
             argument,
