@@ -317,27 +317,37 @@ fn what_cannot_be_had_is_not_promised() -> Result<()> {
 fn it_never_breaks_a_promise() -> Result<()> {
     const KEPT: u64 = 6;
     let device = Device::open()?;
-    device.allow_surplus(MIB2, ByteLen::ZERO)?;
-    let buffer = create(&device, request(KEPT), Populate::Later)?;
-    ensure!(
-        resize(&device, None, 0)? == KEPT,
-        "{} are left",
-        size(&device, None)?
-    );
-    buffer.populate(0, bytes(2))?;
-    ensure!(
-        resize(&device, None, 0)? == KEPT,
-        "{} are left",
-        size(&device, None)?
-    );
-    ensure!(buffer.populate(0, bytes(KEPT))? == bytes(KEPT - 2));
-    buffer.punch(0, bytes(1))?;
-    ensure!(resize(&device, None, 0)? == KEPT - 1);
-    drop(buffer);
-    ensure!(resize(&device, None, 0)? == 0);
-    ensure!(resize(&device, None, LOADED)? == LOADED);
-    device.allow_surplus(MIB2, ByteLen::new(bytes(SURPLUS)))?;
-    Ok(())
+    let total = || -> Result<u64> { Ok(device.stats(MIB2, None)?.total / HUGE as u64) };
+    without_surplus(&device, || {
+        let buffer = create(&device, request(KEPT), Populate::Later)?;
+        ensure!(
+            resize(&device, None, 0)? == KEPT,
+            "promised pages stay: {}",
+            total()?
+        );
+        buffer.populate(0, bytes(2))?;
+        // What is in use is surplus from now on, so that it leaves when it comes back.
+        let reached = resize(&device, None, 0)?;
+        ensure!(
+            (reached, total()?) == (KEPT - 2, KEPT),
+            "{reached} of {}",
+            total()?
+        );
+        ensure!(
+            buffer.populate(0, bytes(KEPT))? == bytes(KEPT - 2),
+            "the promise is kept"
+        );
+        buffer.punch(0, bytes(1))?;
+        ensure!(total()? == KEPT - 1, "{} are left", total()?);
+        drop(buffer);
+        ensure!(
+            resize(&device, None, 0)? == 0 && total()? == 0,
+            "{} are left",
+            total()?
+        );
+        ensure!(resize(&device, None, LOADED)? == LOADED);
+        Ok(())
+    })
 }
 
 fn surplus_comes_and_goes() -> Result<()> {
