@@ -155,9 +155,13 @@ fn low_pages_are_for_those_who_need_them() -> Result<()> {
         }
         ensure!(wide.info()?.populated == bytes(LOADED - low));
         drop((narrow, wide));
-        // Nobody has promised them now: the scarce ones go last.
-        let wide = create(&device, request(LOADED - low), Populate::Now)?;
-        for place in places(&wide, LOADED - low)? {
+        // Nobody has promised them now: on their node, the scarce ones go last.
+        let [first, _] = nodes()?;
+        let others = size(&device, Some(first))? - low;
+        ensure!(others > 0, "the first node has low pages only");
+        let there = request(others).nodes(NodePolicy::Bind(first.mask()));
+        let wide = create(&device, there, Populate::Now)?;
+        for place in places(&wide, others)? {
             ensure!(
                 place + bytes(1) > 1 << 28,
                 "a low page was taken, at {place:#x}"
