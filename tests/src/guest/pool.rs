@@ -158,7 +158,9 @@ fn low_pages_are_for_those_who_need_them() -> Result<()> {
         // Nobody has promised them now: on their node, the scarce ones go last.
         let [first, _] = nodes()?;
         let others = size(&device, Some(first))? - low;
-        ensure!(others > 0, "the first node has low pages only");
+        if others == 0 {
+            return skip("the first node has low pages only, by chance");
+        }
         let there = request(others).nodes(NodePolicy::Bind(first.mask()));
         let wide = create(&device, there, Populate::Now)?;
         for place in places(&wide, others)? {
