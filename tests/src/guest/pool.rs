@@ -157,18 +157,28 @@ fn low_pages_are_for_those_who_need_them() -> Result<()> {
         drop((narrow, wide));
         // Nobody has promised them now: on their node, the scarce ones go last.
         let [first, _] = nodes()?;
-        let others = size(&device, Some(first))? - low;
-        if others == 0 {
-            return skip("the first node has low pages only, by chance");
-        }
-        let there = request(others).nodes(NodePolicy::Bind(first.mask()));
-        let wide = create(&device, there, Populate::Now)?;
-        for place in places(&wide, others)? {
-            ensure!(
-                place + bytes(1) > 1 << 28,
-                "a low page was taken, at {place:#x}"
-            );
-        }
+        let before = size(&device, Some(first))?;
+        let more = resize(&device, Some(first), before + 64)?;
+        let there = |pages| request(pages).nodes(NodePolicy::Bind(first.mask()));
+        let is_low = |place: &u64| place + bytes(1) <= 1 << 28;
+        let all = create(&device, there(more), Populate::Now)?;
+        let others = places(&all, more)?
+            .iter()
+            .filter(|place| !is_low(place))
+            .count() as u64;
+        drop(all);
+        ensure!(
+            others > 0 && others < more,
+            "{others} of {more} pages are not low"
+        );
+        let wide = create(&device, there(others), Populate::Now)?;
+        let taken = places(&wide, others)?
+            .iter()
+            .find(|place| is_low(place))
+            .copied();
+        ensure!(taken.is_none(), "a low page was taken: {taken:x?}");
+        drop(wide);
+        ensure!(resize(&device, Some(first), before)? == before);
         Ok(())
     })
 }

@@ -91,7 +91,9 @@ fn guest(kernel: &Prepared) -> Result<Guest> {
     let mut guest = Guest::new(kernel, "test")?
         .timeout(limit)
         // Every test has a line in the log, and more than a few in a second are not to be lost.
-        .command_line("printk.devkmsg=on");
+        .command_line("printk.devkmsg=on")
+        // Where the kernel lies by chance decides whether a whole GiB is free.
+        .command_line("nokaslr");
     for object in modules(kernel)? {
         guest = guest.copy(&place(&object)?, &object)?;
     }
