@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What may be mapped, and how.
 
-use htlb_core::HugeSize;
+use htlb_core::{ByteOffset, HugeSize};
 use kernel::prelude::*;
 
 use crate::buffer::DmaBuffer;
@@ -55,4 +55,16 @@ pub(crate) fn alignment(buffer: &DmaBuffer, offset: u64, len: u64) -> Option<u64
             first.and_then(|first| first.checked_add(size)).is_some_and(|last| last <= end)
         })
         .map(|extent| extent.size().bytes())
+}
+
+/// Whether a mapping may be cut in two at an address, which is that of this byte of the buffer.
+///
+/// Not inside a page that one entry above the 2 MiB level may map: where the kernel cuts an area it looks for an entry of that level, and
+/// takes what the page holds for a table of them (`mm/rmap.c: mm_find_pmd`). Device DAX refuses this too.
+pub(crate) fn may_be_cut(buffer: &DmaBuffer, offset: u64, address: u64) -> bool {
+    let index = buffer.map().index_at(ByteOffset::new(offset)).ok();
+    let size = index.and_then(|index| buffer.map().extents().size_of(index)).unwrap_or(HugeSize::BASE);
+    let inside = |at: u64| at & (size.bytes() - 1) != 0;
+    // Where the two do not agree, no such entry is.
+    size <= HugeSize::MIB2 || !inside(offset) || inside(address.wrapping_sub(offset))
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! Pins and seals whose tokens were not kept come back from the map, as often as they are held and no oftener.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::sync::atomic::AtomicU64;
 
@@ -18,7 +19,8 @@ fn map() -> PageMap<[AtomicU64; 4]> {
     };
     let frame = Frame::new(Pfn::new(512), HugeSize::MIB2).unwrap();
     let filled = map.attach(claim, frame).unwrap();
-    let _ = map.commit(filled);
+    let (_, wake) = map.commit(filled);
+    assert_eq!(wake.target(), None);
     map
 }
 
@@ -29,7 +31,7 @@ fn a_pin_is_recalled_as_often_as_it_is_held() {
     for _ in 0..2 {
         let pin = map.pin(PAGE).unwrap();
         assert_eq!((pin.index(), pin.size()), (PAGE, HugeSize::MIB2));
-        std::mem::forget(pin);
+        // Its index is what is kept.
     }
     for _ in 0..2 {
         let pin = map.recall_pin(PAGE).expect("it is held");
@@ -45,7 +47,7 @@ fn a_pin_is_recalled_as_often_as_it_is_held() {
 fn a_seal_is_recalled_as_often_as_it_is_held() {
     let map = map();
     assert!(map.recall_seal().is_none());
-    std::mem::forget(map.seal().unwrap());
+    let _unkept = map.seal().unwrap();
     let whole = map.pages(htlb_core::ByteRange::at(ByteOffset::ZERO, map.size()).unwrap());
     let punch = map.claim_range(whole.unwrap(), |_| ());
     assert_eq!(punch.err(), Some(Stop::Fail(Error::Sealed)));

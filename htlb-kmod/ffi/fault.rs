@@ -20,7 +20,7 @@ use super::wait::{self, Signals};
 use super::c;
 use crate::buffer::DmaBuffer;
 use crate::fault::{resolve, Reply};
-use crate::mapping::Entries;
+use crate::mapping::{self, Entries};
 
 /// A fault under way.
 pub(crate) struct Fault<'a> {
@@ -55,6 +55,7 @@ static FOLIOS: Table = Table(bindings::vm_operations_struct {
 static FRAMES: Table = Table(bindings::vm_operations_struct {
     fault: Some(fault),
     huge_fault: Some(huge_fault),
+    may_split: Some(may_split),
     ..pin_init::zeroed()
 });
 
@@ -232,6 +233,25 @@ unsafe extern "C" fn huge_fault(vmf: *mut bindings::vm_fault, order: c_uint) -> 
         // SAFETY: by the contract.
         Some(size @ (HugeSize::MIB2 | HugeSize::GIB1)) => unsafe { answer(vmf, size) },
         _ => bindings::vm_fault_reason_VM_FAULT_FALLBACK,
+    }
+}
+
+/// # Safety
+///
+/// Called by the kernel with an area of ours, and an address in it at which it would be cut.
+unsafe extern "C" fn may_split(vma: *mut bindings::vm_area_struct, address: c_ulong) -> c_int {
+    // SAFETY: the area's file is a buffer's, as in `answer`; its lock is held.
+    let (buffer, start, pgoff): (ArcBorrow<'_, DmaBuffer>, _, _) = unsafe {
+        let area = &(*vma).__bindgen_anon_1.__bindgen_anon_1;
+        let buffer = <Arc<DmaBuffer> as ForeignOwnable>::borrow((*(*vma).vm_file).private_data);
+        (buffer, area.vm_start as u64, (*vma).vm_pgoff as u64)
+    };
+    let address = address as u64;
+    let offset = (pgoff << kernel::page::PAGE_SHIFT).wrapping_add(address.wrapping_sub(start));
+    if mapping::may_be_cut(&buffer, offset, address) {
+        0
+    } else {
+        EINVAL.to_errno()
     }
 }
 

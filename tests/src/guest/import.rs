@@ -143,7 +143,8 @@ fn one_entry_and_one_fault_a_page() -> Result<()> {
         view.write(at, 1);
     }
     let took = faults() - before;
-    ensure!(took <= PAGES as i64, "{took} faults");
+    // One each, and what the code of this program takes.
+    ensure!(took <= PAGES as i64 + 4, "{took} faults");
     let leaves = view.leaves()?;
     ensure!(
         (leaves.pud, leaves.pmd, leaves.pte) == (0, PAGES, 0),
@@ -423,7 +424,10 @@ fn a_mapping_is_cut_and_inherited() -> Result<()> {
         view.has_stamp(16, LEN - HUGE / 2)
     })?;
     ensure!(seen && view.word(8) == 17, "a child has the same pages");
-    view.advise(0, LEN - HUGE, libc::MADV_DONTNEED)?;
+    let refused = view
+        .advise(0, LEN - HUGE, libc::MADV_DONTNEED)
+        .expect_err("they are frames");
+    ensure!(refused.raw_os_error() == Some(libc::EINVAL), "{refused}");
     ensure!(view.word(8) == 17 && view.word(0) == 16);
     Ok(())
 }
@@ -476,12 +480,16 @@ fn a_gibibyte_page_is_imported() -> Result<()> {
     for at in (0..GIB).step_by(HUGE) {
         view.write(at, at as u64);
     }
-    ensure!(faults() - before <= 1, "{} faults", faults() - before);
+    // One, and what the code of this program takes.
+    let took = faults() - before;
+    ensure!(took <= 4, "{took} faults");
     let leaves = view.leaves()?;
     ensure!(
         (leaves.pud, leaves.pmd, leaves.pte) == (1, 0, 0),
         "{leaves:?}"
     );
+    let refused = view.unmap(HUGE / 2, HUGE).expect_err("a part of a page");
+    ensure!(refused.raw_os_error() == Some(libc::EINVAL), "{refused}");
     let donor = Span::shared(&file, GIB)?;
     ensure!((0..GIB).step_by(HUGE).all(|at| donor.word(at) == at as u64));
     drop((donor, view, buffer, file));

@@ -63,14 +63,14 @@ impl Span {
 
     /// The word there; `at` is a multiple of eight, and mapped.
     pub(super) fn word(&self, at: usize) -> u64 {
-        assert!(at.is_multiple_of(8), "{at}");
+        assert!(at % 8 == 0, "{at}");
         // SAFETY: inside the mapping, which begins on a page; others may write there.
         unsafe { self.at(at).cast::<u64>().read_volatile() }
     }
 
     /// As [`Span::word`].
     pub(super) fn write(&self, at: usize, word: u64) {
-        assert!(at.is_multiple_of(8), "{at}");
+        assert!(at % 8 == 0, "{at}");
         // SAFETY: as above, and writable.
         unsafe { self.at(at).cast::<u64>().write_volatile(word) }
     }

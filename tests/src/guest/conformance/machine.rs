@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use htlb_core::driver::Commitment;
 use htlb_core::ledger::Counts;
-use htlb_core::{ByteLen, Contiguity, Error, HugeSize, NodeId, PageCount, Pfn};
+use htlb_core::{
+    ByteLen, Contiguity, Error, HugeSize, NodeId, NodePolicy, PageCount, Pfn, Request,
+};
 use htlb_user::buffer::Populate;
 use htlb_user::device::{Account, Device, DeviceError};
 
@@ -26,6 +28,8 @@ const SIZES: [HugeSize; 2] = [HugeSize::MIB2, HugeSize::GIB1];
 pub(super) const LOW_NODE: u32 = 0;
 /// All of its memory lies above.
 const HIGH_NODE: u32 = 1;
+/// By how many pages a pool grows until it has a run.
+const RUN_MARGIN: u64 = 24;
 /// How long the module may take to see that a page is held no more.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -37,6 +41,15 @@ pub(super) struct Kernel {
     pub(super) probe: Probe,
     /// How many nodes the case knows of.
     nodes: u32,
+}
+
+/// Whether a pool's pages are to lie in one run: the suite's machines are made so, the kernel's allocator gives what it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Runs {
+    /// As they come.
+    Whatever,
+    /// In one run, which begins where a run of four may.
+    Wanted,
 }
 
 /// What a call was about, where the errno alone does not say what is wrong.
@@ -85,7 +98,7 @@ impl Kernel {
     ///
     /// # Errors
     /// This guest has no such memory.
-    pub(super) fn new(spec: &MachineSpec<'_>) -> Result<Self, Unavailable> {
+    pub(super) fn new(spec: &MachineSpec<'_>, runs: Runs) -> Result<Self, Unavailable> {
         if spec.nodes > 2 || spec.transparent {
             return Err(Unavailable(format!("the guest cannot be had as {spec:?}")));
         }
@@ -104,7 +117,9 @@ impl Kernel {
         }
         let (scattered, plain): (Vec<PoolSpec>, Vec<PoolSpec>) =
             spec.pools.iter().partition(|pool| pool.below < 32);
-        if scattered.is_empty() {
+        if let (Runs::Wanted, [pool], 1) = (runs, spec.pools, spec.nodes) {
+            kernel.fill_with_a_run(pool)?;
+        } else if scattered.is_empty() {
             kernel.fill(&plain)?;
         } else {
             // Those below 4 GiB have to be told apart too.
@@ -158,6 +173,33 @@ impl Kernel {
             }
         }
         Ok(())
+    }
+
+    /// Makes a pool of a run: of a larger one, all goes but what a contiguous buffer has.
+    fn fill_with_a_run(&self, pool: &PoolSpec) -> Result<(), Unavailable> {
+        let node = node_id(self.node(pool.node, pool.below));
+        let request = Request::builder(len_of(pool.size, pool.pages))
+            .page_size(pool.size)
+            .nodes(NodePolicy::Bind(node.mask()))
+            .contiguity(Contiguity::Whole)
+            .alignment(4 * pool.size.bytes())
+            .strict()
+            .build()
+            .expect("a legal request");
+        let mut grown = pool.pages;
+        loop {
+            grown += RUN_MARGIN;
+            let more = PoolSpec {
+                pages: grown,
+                ..*pool
+            };
+            self.fill(&[more])?;
+            match self.device.create(&request, request.size(), Populate::Now) {
+                Ok(_run) => return self.fill(&[*pool]),
+                Err(error) if grown > 8 * RUN_MARGIN => return Err(unavailable(error)),
+                Err(_) => {}
+            }
+        }
     }
 
     /// No page and no surplus of any size.

@@ -16,7 +16,7 @@ use crate::conformance::Ability::{
     Demote, DirtyWithinOwner, FilledAtBirth, FiniteSystem, OwnThread, Refusal,
 };
 use crate::conformance::{self, Ability, Unavailable, CASES};
-use machine::Kernel;
+use machine::{Kernel, Runs};
 
 pub(super) const GROUP: Group = Group {
     name: "conformance",
@@ -46,7 +46,12 @@ const LACKS: &[Ability] = &[
 ];
 
 fn run(case: &conformance::Case) -> Result<()> {
-    match case.attempt(Kernel::new) {
+    let runs = if case.needs.contains(&Ability::Physical) {
+        Runs::Wanted
+    } else {
+        Runs::Whatever
+    };
+    match case.attempt(|spec| Kernel::new(spec, runs)) {
         Ok(()) => Ok(()),
         Err(Unavailable(why)) => skip(why),
     }

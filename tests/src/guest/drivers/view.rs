@@ -76,11 +76,7 @@ impl View {
 
     /// The word there; `at` is a multiple of eight.
     pub(super) fn word(&self, at: usize) -> u64 {
-        assert!(
-            at + 8 <= self.len && at.is_multiple_of(8),
-            "{at} of {}",
-            self.len
-        );
+        assert!(at + 8 <= self.len && at % 8 == 0, "{at} of {}", self.len);
         // SAFETY: inside the mapping, which begins on a page, so it is aligned.
         unsafe { self.start.add(at).cast::<u64>().read_volatile() }
     }
