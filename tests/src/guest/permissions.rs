@@ -130,7 +130,7 @@ fn the_node_is_roots() -> Result<()> {
 /// What takes `CAP_SYS_ADMIN`, each once.
 fn everything_else_is_refused(device: &Device) -> Result<()> {
     let size = HugeSize::MIB2;
-    let buffer = make(device, 1)?;
+    let buffer = make(device, 1).context("making a buffer")?;
     refused("LOOKUP", buffer.lookup(0), libc::EPERM)?;
     for pages in [0, 1, 16, 64] {
         let target = ByteLen::new(pages * MIB2);
@@ -191,8 +191,8 @@ fn rights_in_a_user_namespace_are_none_here() -> Result<()> {
     }
     as_user(USER, || {
         raw::own_user_namespace().map_err(|errno| anyhow::anyhow!("unshare: errno {errno}"))?;
-        fs::write("/proc/self/setgroups", "deny")?;
-        fs::write("/proc/self/uid_map", format!("0 {USER} 1"))?;
+        fs::write("/proc/self/setgroups", "deny").context("denying groups")?;
+        fs::write("/proc/self/uid_map", format!("0 {USER} 1")).context("becoming root inside")?;
         ensure!(
             fs::read_to_string("/proc/self/status")?.contains("CapEff:\t000001ff"),
             "no rights inside"

@@ -273,7 +273,7 @@ pub(super) fn buffers_that_cannot_be() -> Result<()> {
                 flags: CreateFlags::STRICT.bits(),
                 ..good
             },
-            Reason::NoRoom,
+            Reason::SizeTooLarge,
         ),
     ];
     for (record, reason) in wrong {

@@ -13,6 +13,8 @@ use anyhow::{ensure, Context, Result};
 const DEBUGFS: &str = "/sys/kernel/debug";
 /// What fails, and whether where the caller may wait, too.
 const ALLOCATORS: [&str; 2] = ["failslab", "fail_page_alloc"];
+/// The kernel's own checks of mappings for devices, which would be off for good without memory.
+const DMA_CHECKS: &str = "debug_dma_map_sg";
 /// What shares the counter and is to stay out of it.
 const OTHERS: &str = "fail_usercopy";
 
@@ -39,7 +41,10 @@ fn watch(folder: &str, code: &Range<u64>) -> Result<()> {
     }
     set(folder, "stacktrace-depth", "32")?;
     set(folder, "require-start", &format!("{:#x}", code.start))?;
-    set(folder, "require-end", &format!("{:#x}", code.end))
+    set(folder, "require-end", &format!("{:#x}", code.end))?;
+    let checks = text_of_function(DMA_CHECKS).unwrap_or(0..0);
+    set(folder, "reject-start", &format!("{:#x}", checks.start))?;
+    set(folder, "reject-end", &format!("{:#x}", checks.end))
 }
 
 impl Faults {
@@ -79,6 +84,8 @@ impl Drop for Faults {
             for (file, value) in [
                 ("require-start", "0"),
                 ("require-end", "0xffffffffffffffff"),
+                ("reject-start", "0"),
+                ("reject-end", "0"),
                 ("stacktrace-depth", "32"),
             ] {
                 let _ = set(folder, file, value);
