@@ -203,9 +203,24 @@ impl DmaBuffer {
     pub(crate) fn reserve(&self, range: ByteRange) -> Result<ByteLen, Reason> {
         let before = self.weigh(range)?.promised;
         conceivable(range.len())?;
-        driver::reserve(&self.host(Copies::Stay)?, &self.core, range)?;
+        let size = self.only_size(range);
+        let pages = driver::reserve(&self.host(Copies::Stay)?, &self.core, range)?;
+        if let Some(size) = size {
+            return size.len_of(pages);
+        }
         let after = self.weigh(range)?.promised;
         Ok(ByteLen::new(after.raw().saturating_sub(before.raw())))
+    }
+
+    /// The size of a range's pages, if they are all of one: then a count of pages says how many bytes they have. Two looks at the slots
+    /// do not, since others change them in between.
+    pub(crate) fn only_size(&self, range: ByteRange) -> Option<HugeSize> {
+        let extents = self.map().extents();
+        let mut pages = self.map().pages(range).ok()?.iter();
+        let first = extents.size_of(pages.next()?)?;
+        // The extents come by descending size: equal at both ends is equal in between.
+        let last = pages.next_back().map_or(Some(first), |page| extents.size_of(page))?;
+        (first == last).then_some(first)
     }
 
     /// Puts pages where there are none in a range.

@@ -4,7 +4,7 @@
 //! User memory is touched before and after a call, never inside: whoever waits for a claim may hold the lock that a
 //! fault on user memory needs.
 
-use htlb_core::driver::{Content, Punched};
+use htlb_core::driver::Content;
 use htlb_core::uapi::{
     Create, CreateFlags, Import, Export, Info, Limit, LimitFlags, Lookup, Populate as PopulateRecord, Punch, Record, Reserve, Resize, ResizeFlags, Seal,
     SealFlags, Stats, Truncate, EXTENTS, NODE_ANY, NO_LIMIT, VERSION,
@@ -133,6 +133,10 @@ fn import(client: &Client, argument: usize) -> Result<isize> {
     Ok(file.install(record.flags)? as isize)
 }
 
+fn bytes(size: HugeSize, pages: PageCount) -> u64 {
+    size.bytes().saturating_mul(pages.raw())
+}
+
 fn reserve(buffer: &DmaBuffer, record: &mut Reserve) -> Result {
     no_flags(record.flags)?;
     let promised = buffer.reserve(range(record.offset, record.len)?).map_err(errno)?;
@@ -144,9 +148,12 @@ fn populate(buffer: &DmaBuffer, record: &mut PopulateRecord) -> Result {
     no_flags(record.flags)?;
     let range = range(record.offset, record.len)?;
     let before = buffer.weigh(range).map_err(errno)?.populated;
+    let size = buffer.only_size(range);
     let outcome = buffer.populate(range, &mut Content::Zeroes);
-    let after = buffer.weigh(range).map_err(errno)?.populated;
-    record.populated = after.raw().saturating_sub(before.raw());
+    record.populated = match (&outcome, size) {
+        (Ok(pages), Some(size)) => bytes(size, *pages),
+        _ => buffer.weigh(range).map_err(errno)?.populated.raw().saturating_sub(before.raw()),
+    };
     outcome.map(drop).map_err(errno)
 }
 
@@ -154,19 +161,29 @@ fn punch(buffer: &DmaBuffer, record: &mut Punch) -> Result {
     no_flags(record.flags)?;
     let range = range(record.offset, record.len)?;
     let before = buffer.weigh(range).map_err(errno)?;
-    let Punched { .. } = buffer.punch(range).map_err(errno)?;
-    record.removed = before.populated.raw();
-    record.unpromised = before.promised.raw();
+    let size = buffer.only_size(range);
+    let punched = buffer.punch(range).map_err(errno)?;
+    (record.removed, record.unpromised) = match size {
+        Some(size) => (bytes(size, punched.pages), bytes(size, punched.promises)),
+        None => (before.populated.raw(), before.promised.raw()),
+    };
     Ok(())
 }
 
 fn truncate(buffer: &DmaBuffer, record: &mut Truncate) -> Result {
     no_flags(record.flags)?;
     let before = buffer.weigh_all();
-    let Punched { .. } = buffer.truncate(ByteLen::new(record.bytes)).map_err(errno)?;
-    let after = buffer.weigh_all();
-    record.removed = before.populated.raw().saturating_sub(after.populated.raw());
-    record.unpromised = before.promised.raw().saturating_sub(after.promised.raw());
+    let whole = ByteRange::at(ByteOffset::ZERO, buffer.size());
+    let size = whole.ok().and_then(|whole| buffer.only_size(whole));
+    let cut = buffer.truncate(ByteLen::new(record.bytes)).map_err(errno)?;
+    (record.removed, record.unpromised) = match size {
+        Some(size) => (bytes(size, cut.pages), bytes(size, cut.promises)),
+        None => {
+            let after = buffer.weigh_all();
+            let less = |before: ByteLen, after: ByteLen| before.raw().saturating_sub(after.raw());
+            (less(before.populated, after.populated), less(before.promised, after.promised))
+        }
+    };
     Ok(())
 }
 

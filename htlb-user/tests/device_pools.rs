@@ -212,6 +212,7 @@ fn masks_and_runs_are_the_modules_business() {
     let Some(ground) = Ground::new("device_reach") else {
         return;
     };
+    let pages = ground.with_runs();
     let pools = pools(DeviceUse::Only);
     let bits = AddressBits::new(32).unwrap();
     let buffer = pools
@@ -242,7 +243,7 @@ fn masks_and_runs_are_the_modules_business() {
     }
     assert_eq!(runs.receipt().home, Home::Device);
     drop((buffer, runs, pools));
-    assert_eq!(ground.free(), PAGES);
+    assert_eq!(ground.free(), pages);
 }
 
 #[test]
@@ -356,13 +357,14 @@ fn a_user_without_rights_has_masks_and_runs_from_the_module_and_no_more() {
     let Some(ground) = Ground::new(test) else {
         return;
     };
+    let pages = ground.with_runs();
     let mut child = again(test, "nobody");
     child.uid(65534).gid(65534);
     {
         let _opened = Opened::to_everybody();
         went_well(child);
     }
-    assert_eq!(ground.free(), PAGES);
+    assert_eq!(ground.free(), pages);
 }
 
 /// The kernel shows this process no physical address, so what the module says must do.

@@ -56,6 +56,13 @@ impl Ground {
         reached.raw() / MIB2
     }
 
+    /// Makes the pool so large that there are runs in it, whatever was allocated before; says how many pages it has.
+    pub fn with_runs(&self) -> u64 {
+        let pages = self.resize(8 * PAGES);
+        assert_eq!(pages, 8 * PAGES, "the guest has too little memory");
+        pages
+    }
+
     /// How many pages may come from the system.
     pub fn surplus(&self, pages: u64) {
         let most = ByteLen::new(pages * MIB2);

@@ -182,10 +182,12 @@ impl Kernel {
             .page_size(pool.size)
             .nodes(NodePolicy::Bind(node.mask()))
             .contiguity(Contiguity::Whole)
-            .alignment(4 * pool.size.bytes())
-            .strict()
-            .build()
-            .expect("a legal request");
+            .strict();
+        let request = match pool.pages {
+            4.. => request.alignment(4 * pool.size.bytes()),
+            _ => request,
+        };
+        let request = request.build().expect("a legal request");
         let mut grown = pool.pages;
         loop {
             grown += RUN_MARGIN;
