@@ -77,6 +77,8 @@ pub use module::Module;
 /// Every group, in the order in which they run.
 pub const GROUPS: &[&Group] = &[
     &machine::GROUP,
+    // Early: later no GiB may be free in one piece.
+    &giant::GROUP,
     // This many lines even where they would fit into fewer: groups come from many hands.
     &conformance::GROUP,
     &bad_input::GROUP,
@@ -85,7 +87,6 @@ pub const GROUPS: &[&Group] = &[
     &importer::GROUP,
     &import::GROUP,
     &pool::GROUP,
-    &giant::GROUP,
     &drivers::GROUP,
     &drivers::EDU,
     &mappings::GROUP,
