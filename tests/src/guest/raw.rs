@@ -330,6 +330,9 @@ pub fn become_user(user: u32) -> Result<()> {
             && libc::setresgid(user, user, user) == 0
             && libc::setresuid(user, user, user) == 0
     };
+    // Else its own files in /proc are root's.
+    // SAFETY: a flag of this process.
+    let done = done && unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) } == 0;
     ensure!(done, "becoming user {user}: {}", io::Error::last_os_error());
     Ok(())
 }

@@ -14,7 +14,7 @@ use super::operations::{buffer, closed, strict, MIB2, NO_MEMORY};
 use super::{watched, Errno, Trial};
 use crate::guest::bad_input::{donation, HUGETLB_POOL};
 use crate::guest::drivers::Caller;
-use crate::guest::{expect_in_log, rest};
+use crate::guest::rest;
 use crate::kmod::importer::{Direction, Importer};
 
 pub(super) fn dma_bufs_and_donations() -> Result<()> {
@@ -40,18 +40,7 @@ pub(super) fn dma_bufs_and_donations() -> Result<()> {
         mapped.map(drop)
     };
     trial("attaching a device").run(3, attach, closed)?;
-    let look = || -> io::Result<()> {
-        let attachment = importer.attach(dma_buf.as_fd())?;
-        let seen = importer.vmap(&attachment);
-        if seen.is_ok() {
-            importer.vunmap(&attachment)?;
-        }
-        importer.detach(attachment)?;
-        seen
-    };
-    // The kernel warns where an exporter's vmap fails, whatever the reason.
-    expect_in_log("dma_buf_vmap")?;
-    trial("mapping for the kernel").run(3, look, closed)?;
+    // Mapping it for the kernel is not tried: where an exporter's vmap fails, for whatever reason, the kernel itself warns.
     drop((dma_buf, exported, importer));
 
     let memfd = donation()?;
