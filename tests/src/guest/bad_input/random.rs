@@ -9,10 +9,12 @@ use htlb_core::HugeSize;
 
 use super::{in_order, Bench, Call, CAPACITY, GIB1, MIB2, SIZE};
 use crate::guest::raw::{Errno, Place};
-use crate::guest::rest;
+use crate::guest::{is_debug_kernel, rest};
 
 /// Records for each call.
 const ROUNDS: u64 = 20_000;
+/// The same on the debug kernel, which looks at each of them for milliseconds.
+const DEBUG_ROUNDS: u64 = 2_000;
 /// The same in every run.
 const SEED: u64 = 0x6874_6c62;
 /// No call is to fetch more than this from the system.
@@ -114,6 +116,11 @@ fn affordable(call: &Call, bytes: &[u8]) -> bool {
 
 pub(super) fn records_at_random() -> Result<()> {
     let mut dice = Dice(SEED);
+    let rounds = if is_debug_kernel() {
+        DEBUG_ROUNDS
+    } else {
+        ROUNDS
+    };
     let calls = Bench::new()?.calls().len();
     for number in 0..calls {
         // Fresh, since a call may have been understood.
@@ -125,7 +132,7 @@ pub(super) fn records_at_random() -> Result<()> {
             .context("as many as before")?;
         let overcommit = bench.device.stats(HugeSize::MIB2, None)?.overcommit;
         let mut answers: BTreeMap<Errno, u64> = BTreeMap::new();
-        for round in 0..ROUNDS {
+        for round in 0..rounds {
             let bytes = throw(&mut dice, &call);
             if !affordable(&call, &bytes) {
                 continue;
