@@ -595,6 +595,11 @@ u64 htlb_c_total_pages(void)
 	return totalram_pages();
 }
 
+u64 htlb_c_available_pages(void)
+{
+	return max(si_mem_available(), 0L);
+}
+
 bool htlb_c_capable_admin(void)
 {
 	return capable(CAP_SYS_ADMIN);

@@ -92,6 +92,7 @@ unsigned long htlb_c_import_pfn(struct folio *folio);
 u64 htlb_c_memory_nodes(void);
 int htlb_c_local_node(void);
 u64 htlb_c_total_pages(void);
+u64 htlb_c_available_pages(void);
 bool htlb_c_capable_admin(void);
 
 #endif

@@ -13,8 +13,6 @@
 //! A [`buffer`] belongs to its file, and has an address space of its own, so that taking its page-table entries away touches
 //! nobody else's. Unsafe code is in [`ffi`] and in the C companion only.
 
-#![allow(dead_code)]
-
 mod accounts;
 mod backing;
 mod buffer;

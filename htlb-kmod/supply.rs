@@ -75,6 +75,7 @@ impl Machine {
             // Perhaps they are what is missing: the caller looks, and asks again.
             return Ok(back);
         }
+        self.expect(attempt, pages)?;
         let mut came = 0u64;
         while came < pages.raw() {
             match self.supply_one(attempt, prefer) {
@@ -89,11 +90,7 @@ impl Machine {
 
     /// `pages` contiguous pages for an attempt's stock, as surplus, the first aligned to `align` bytes.
     pub(crate) fn supply_run(&self, attempt: &Attempt, pages: PageCount, align: u64) -> Result<(), Reason> {
-        let lock = self.stock_of(attempt).ok_or(Reason::PageSizeUnsupported)?;
-        let spare = lock.with(|stock| stock.ledger().overcommit().raw().saturating_sub(stock.counts().surplus.raw()));
-        if spare < pages.raw() {
-            return Err(Reason::OvercommitLimit);
-        }
+        self.expect(attempt, pages)?;
         let mut refusal = Reason::NoContiguousRun;
         for node in attempt.reach.nodes().and(system::memory_nodes()).iter() {
             match crate::range::run(attempt, node, pages, align) {
@@ -130,13 +127,31 @@ impl Machine {
         Ok(PageCount::new(came))
     }
 
+    /// Refuses what cannot be had, before the first page of it is fetched: gigabytes would be, and be given back again,
+    /// and everybody else's memory would be reclaimed for them.
+    fn expect(&self, attempt: &Attempt, pages: PageCount) -> Result<(), Reason> {
+        if self.spare(attempt)? < pages {
+            return Err(Reason::OvercommitLimit);
+        }
+        if attempt.size.bytes().saturating_mul(pages.raw()) > system::available_memory() {
+            return Err(Reason::OutOfPages);
+        }
+        Ok(())
+    }
+
+    /// How many surplus pages may still come for this attempt.
+    fn spare(&self, attempt: &Attempt) -> Result<PageCount, Reason> {
+        let lock = self.stock_of(attempt).ok_or(Reason::PageSizeUnsupported)?;
+        let spare = lock.with(|stock| stock.ledger().overcommit().raw().saturating_sub(stock.counts().surplus.raw()));
+        Ok(PageCount::new(spare))
+    }
+
     fn supply_one(&self, attempt: &Attempt, prefer: NodeMask) -> Result<(), Reason> {
         if system::fatal_signal() {
             return Err(Reason::Interrupted);
         }
-        let lock = self.stock_of(attempt).ok_or(Reason::PageSizeUnsupported)?;
-        // Asked first, so that no page is fetched only to be given back.
-        if lock.with(|stock| stock.counts().surplus >= stock.ledger().overcommit()) {
+        // Asked again for every page, so that none is fetched only to be given back.
+        if self.spare(attempt)?.is_zero() {
             return Err(Reason::OvercommitLimit);
         }
         let frame = fetch(attempt, prefer)?;

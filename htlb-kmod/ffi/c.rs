@@ -78,5 +78,6 @@ extern "C" {
     pub(super) fn htlb_c_memory_nodes() -> u64;
     pub(super) fn htlb_c_local_node() -> c_int;
     pub(super) fn htlb_c_total_pages() -> u64;
+    pub(super) fn htlb_c_available_pages() -> u64;
     pub(super) fn htlb_c_capable_admin() -> bool;
 }

@@ -25,6 +25,12 @@ pub(crate) fn total_memory() -> u64 {
     unsafe { c::htlb_c_total_pages() }.saturating_mul(kernel::page::PAGE_SIZE as u64)
 }
 
+/// What can be had without pushing others out to swap, in bytes: an estimate, `MemAvailable` of `/proc/meminfo`.
+pub(crate) fn available_memory() -> u64 {
+    // SAFETY: reads counters.
+    unsafe { c::htlb_c_available_pages() }.saturating_mul(kernel::page::PAGE_SIZE as u64)
+}
+
 /// Whether the caller has `CAP_SYS_ADMIN`.
 pub(crate) fn is_admin() -> bool {
     // SAFETY: looks at the current task's credentials.

@@ -17,6 +17,9 @@ pub const END: &str = "HTLB-GUEST-END";
 /// looks like QEMU's own failure.
 pub const EXIT_BASE: i32 = 16;
 
+/// The guest's status if the kernel was tainted before any module was loaded: nothing was run.
+pub const TAINTED_AT_BOOT: i32 = 96;
+
 /// A module to load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Module {
@@ -114,6 +117,10 @@ fi
 pub fn test(modules: &[Module]) -> String {
     let mut script = SET_UP.to_owned();
     script += "exec >/dev/ttyS1 2>&1\nstatus=0\n";
+    let _ = writeln!(
+        script,
+        "[ $(cat /proc/sys/kernel/tainted) = 0 ] || status={TAINTED_AT_BOOT}"
+    );
     for module in modules {
         let _ = writeln!(
             script,

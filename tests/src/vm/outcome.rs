@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::findings::{scan, unexpected_taint, Finding};
-use super::init::{END, EXIT_BASE};
+use super::init::{END, EXIT_BASE, TAINTED_AT_BOOT};
 use super::ktap::Totals;
 use super::qemu::{self, PowerOff, Run};
 use crate::kernel::command::last_lines;
@@ -17,7 +17,7 @@ use crate::kernel::command::last_lines;
 /// How the guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It reached its end with this exit status of the test: 97, a module did not load; 98, one did not unload.
+    /// It reached its end with this exit status of the test: 96, the kernel was tainted before; 97, a module did not load; 98, one did not unload.
     Status(i32),
     /// It went off before: a panic, or QEMU failed.
     Died,
@@ -129,6 +129,9 @@ impl fmt::Display for Outcome {
         }
         match &self.ended {
             Ended::Status(0) => {}
+            Ended::Status(TAINTED_AT_BOOT) => {
+                writeln!(f, "the kernel was tainted before any module was loaded")?
+            }
             Ended::Status(97) => writeln!(f, "a module did not load")?,
             Ended::Status(98) => writeln!(f, "a module did not unload")?,
             Ended::Status(status) => writeln!(f, "the test ended with status {status}")?,

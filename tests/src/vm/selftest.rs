@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::{ensure, Context, Result};
 
 use super::findings::Kind;
+use super::init::TAINTED_AT_BOOT;
 use super::{program, Ended, Guest, Outcome};
 use crate::kernel::{self, Prepared, Route};
 
 /// A name, and what must hold.
 type Check = (&'static str, fn(&Prepared) -> Result<()>);
 
-const CHECKS: [Check; 4] = [
+const CHECKS: [Check; 5] = [
     ("a guest reports what its script reports", reports),
     (
         "a static program sees two nodes, a script sees the device",
@@ -21,6 +22,10 @@ const CHECKS: [Check; 4] = [
     ),
     ("a panic is found", panics),
     ("a hang is killed", hangs),
+    (
+        "nothing is run on a kernel that was tainted before",
+        tainted,
+    ),
 ];
 
 /// Runs every check; the last line is `N passed, M failed`.
@@ -106,6 +111,20 @@ fn hangs(kernel: &Prepared) -> Result<()> {
     ensure!(
         run.to_string().contains("before"),
         "its last words are lost:\n{run}"
+    );
+    Ok(())
+}
+
+/// As after a complaint of the kernel's while it booted.
+fn tainted(kernel: &Prepared) -> Result<()> {
+    let run = Guest::new(kernel, "selftest-tainted")?
+        .command_line("sysctl.kernel.tainted=32")
+        .script("echo KTAP version 1; echo 1..1; echo ok 1 - run")
+        .run()?;
+    let (passed, failed) = run.totals();
+    ensure!(
+        run.ended == Ended::Status(TAINTED_AT_BOOT) && passed == 0 && failed > 0,
+        "it was run:\n{run}"
     );
     Ok(())
 }
