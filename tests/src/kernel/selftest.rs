@@ -201,7 +201,7 @@ fn compiled(output: &str) -> Vec<String> {
 fn built_modules(conf: &str) -> Vec<String> {
     let values = |key: &str| -> Vec<String> {
         conf.lines()
-            .filter_map(|line| line.strip_prefix(key)?.split('"').nth(1))
+            .filter_map(|line| line.trim_start().strip_prefix(key)?.split('"').nth(1))
             .map(str::to_owned)
             .collect()
     };

@@ -102,7 +102,7 @@ fn panics(kernel: &Prepared) -> Result<()> {
 
 /// What the guest said before it hung is told.
 fn hangs(kernel: &Prepared) -> Result<()> {
-    let limit = Duration::from_secs(60);
+    let limit = Duration::from_secs(40);
     let run = Guest::new(kernel, "selftest-hang")?
         .script("echo before; sleep 1000")
         .timeout(limit)

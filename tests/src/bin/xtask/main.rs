@@ -70,9 +70,6 @@ struct TestArguments {
     /// Only this step; may be given several times
     #[arg(long, value_name = "STEP")]
     only: Vec<Step>,
-    /// The kernel module too: prepares two kernels (18 minutes the first time) and tests it in guests that run them
-    #[arg(long, conflicts_with_all = ["quick", "only"])]
-    guests: bool,
     /// List the steps and stop
     #[arg(long)]
     list: bool,
@@ -93,7 +90,7 @@ impl TestArguments {
             .into_iter()
             .filter(|step| match (self.quick, self.only.is_empty()) {
                 (true, _) => step.scope() == Scope::Quick,
-                (false, true) => self.guests || step.scope() != Scope::Guests,
+                (false, true) => true,
                 (false, false) => self.only.contains(step),
             })
             .collect()

@@ -25,8 +25,6 @@ pub(crate) enum Scope {
     Quick,
     /// Not with `--quick`.
     Full,
-    /// With `--guests` only.
-    Guests,
 }
 
 /// Whether a test that nothing ran is a failure.

@@ -31,14 +31,16 @@ pub(crate) enum Step {
     Fuzz,
     Deny,
     KernelStock,
-    KernelDebug,
+    KernelByHand,
+    VmSelftest,
     VmStock,
+    KernelDebug,
     VmDebug,
 }
 
 impl Step {
     /// All of them, in the order in which they run.
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Repository,
         Self::Fmt,
         Self::Clippy,
@@ -54,6 +56,8 @@ impl Step {
         Self::Fuzz,
         Self::Deny,
         Self::KernelStock,
+        Self::KernelByHand,
+        Self::VmSelftest,
         Self::VmStock,
         Self::KernelDebug,
         Self::VmDebug,
@@ -77,7 +81,9 @@ impl Step {
             Self::Fuzz => "fuzz",
             Self::Deny => "deny",
             Self::KernelStock => "kernel-stock",
+            Self::KernelByHand => "kernel-by-hand",
             Self::KernelDebug => "kernel-debug",
+            Self::VmSelftest => "vm-selftest",
             Self::VmStock => "vm-stock",
             Self::VmDebug => "vm-debug",
         }
@@ -101,6 +107,10 @@ impl Step {
             Self::Fuzz => "every fuzz target for a few seconds",
             Self::Deny => "licences, sources and bans of all dependencies",
             Self::KernelStock => "Debian's kernel, and a tree to build the module against",
+            Self::KernelByHand => {
+                "the module's Makefile and the tree for dkms, without this repository"
+            }
+            Self::VmSelftest => "guests that fail, hang or panic are told from good ones",
             Self::KernelDebug => "a kernel with KASAN, lockdep, kmemleak and fault injection",
             Self::VmStock => "the module in a guest with Debian's kernel",
             Self::VmDebug => "the module in a guest with the debug kernel",
@@ -113,7 +123,6 @@ impl Step {
             Self::Repository | Self::Fmt | Self::Clippy | Self::Doctests | Self::Tests => {
                 Scope::Quick
             }
-            Self::KernelStock | Self::KernelDebug | Self::VmStock | Self::VmDebug => Scope::Guests,
             _ => Scope::Full,
         }
     }
@@ -137,8 +146,10 @@ impl Step {
             Self::Deny => deny(context),
             Self::KernelStock => guests::prepare(context, self, Route::Stock),
             Self::KernelDebug => guests::prepare(context, self, Route::Debug),
-            Self::VmStock => guests::test(context, self, Route::Stock),
-            Self::VmDebug => guests::test(context, self, Route::Debug),
+            Self::KernelByHand => guests::test(context, self, &["kernel", "selftest"]),
+            Self::VmSelftest => guests::test(context, self, &["vm", "selftest"]),
+            Self::VmStock => guests::test(context, self, &["vm", "test", "stock"]),
+            Self::VmDebug => guests::test(context, self, &["vm", "test", "debug"]),
         }
     }
 }
