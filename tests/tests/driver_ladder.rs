@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! Down the ladder of page sizes, and contiguous runs: what a plan says is what is got.
 
-use htlb_core::driver::{plan, Commitment, Plan};
+use htlb_core::driver::{plan, with_stock, Commitment, Plan};
 use htlb_core::{
     policy, ByteLen, Contiguity, Error, Exclusive, Fallback, HugeSize, PageIndex, Placement,
-    Request, Rung,
+    Request, Rung, Stop, WaitFor,
 };
 use htlb_tests::conformance::{pool, MachineSpec};
 use htlb_tests::sim::buffer::zeroes;
@@ -327,4 +327,14 @@ fn fragmented_memory_gives_no_run() {
     assert_eq!(machine.facts(), start);
     drop(contiguous(&machine, strict(2).contiguity(Contiguity::Whole)).expect("two in a row"));
     assert_eq!(machine.facts(), start);
+}
+
+#[test]
+fn a_stock_is_not_waited_for() {
+    let machine = SimMachine::new(&SHORT);
+    let host = SimHost::new(&machine, Owner::FIRST);
+    let of = placement(&machine, Request::builder(ByteLen::new(PAGE)));
+    let attempt = of.attempts().next().expect("a rung");
+    let outcome: Result<(), Error> = with_stock(&host, attempt, |_| Err(Stop::Wait(WaitFor::Gate)));
+    assert_eq!(outcome, Err(Error::Closed));
 }

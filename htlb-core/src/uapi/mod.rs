@@ -378,6 +378,26 @@ mod tests {
     }
 
     #[test]
+    fn a_rung_keeps_its_number() {
+        let rungs = [Rung::Pool, Rung::System, Rung::Base];
+        let numbers = rungs.map(Info::rung_number);
+        let info = Info {
+            rungs: u64::from_le_bytes([numbers[0], numbers[1], numbers[2], 0, 0, 0, 0, 0]),
+            ..Info::default()
+        };
+        for (extent, rung) in rungs.into_iter().enumerate() {
+            assert_eq!(info.rung(extent), Some(rung));
+        }
+        assert_eq!(info.rung(EXTENTS), None);
+        assert_eq!(Info::rung_number(Rung::Transparent), 0);
+        let donated = Info {
+            rungs: u64::from(Info::RUNG_DONATED),
+            ..Info::default()
+        };
+        assert_eq!(donated.rung(0), None);
+    }
+
+    #[test]
     fn numbers_are_distinct_and_carry_direction_type_and_size() {
         let numbers = [
             number::<Create>(),

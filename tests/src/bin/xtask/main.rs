@@ -7,6 +7,7 @@
 
 mod child;
 mod counts;
+mod coverage;
 mod features;
 mod freestanding;
 mod fuzz;

@@ -7,6 +7,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 /// Test programs that never look at the machine, besides all of `htlb-core`'s: one run says everything.
@@ -45,15 +46,15 @@ pub(crate) struct Programs {
 impl Programs {
     /// Builds every test of the workspace.
     pub(crate) fn build(workspace: &Workspace, log: &mut Log) -> io::Result<Self> {
-        let output = log.messages(
-            workspace.cargo().args([
-                "test",
-                "--workspace",
-                "--no-run",
-                "--message-format=json-render-diagnostics",
-            ]),
-            BUILD_LIMIT,
-        )?;
+        let mut cargo = workspace.cargo();
+        cargo.args(["test", "--workspace"]);
+        Self::of(cargo, log)
+    }
+
+    /// Builds what this `cargo test` would run.
+    pub(crate) fn of(mut cargo: Command, log: &mut Log) -> io::Result<Self> {
+        cargo.args(["--no-run", "--message-format=json-render-diagnostics"]);
+        let output = log.messages(&mut cargo, BUILD_LIMIT)?;
         Ok(Self::of_messages(&output))
     }
 

@@ -3,7 +3,7 @@
 
 use crate::modes::{self, Mode};
 use crate::runner::{Context, Report, Scope};
-use crate::{features, freestanding, fuzz, guests, msrv, repository, suite};
+use crate::{coverage, features, freestanding, fuzz, guests, msrv, repository, suite};
 use clap::ValueEnum;
 use htlb_tests::kernel::Route;
 use std::io;
@@ -31,6 +31,7 @@ pub(crate) enum Step {
     Fuzz,
     Deny,
     KernelStock,
+    Coverage,
     KernelByHand,
     VmSelftest,
     VmStock,
@@ -40,7 +41,7 @@ pub(crate) enum Step {
 
 impl Step {
     /// All of them, in the order in which they run.
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::Repository,
         Self::Fmt,
         Self::Clippy,
@@ -56,6 +57,7 @@ impl Step {
         Self::Fuzz,
         Self::Deny,
         Self::KernelStock,
+        Self::Coverage,
         Self::KernelByHand,
         Self::VmSelftest,
         Self::VmStock,
@@ -81,6 +83,7 @@ impl Step {
             Self::Fuzz => "fuzz",
             Self::Deny => "deny",
             Self::KernelStock => "kernel-stock",
+            Self::Coverage => "coverage",
             Self::KernelByHand => "kernel-by-hand",
             Self::KernelDebug => "kernel-debug",
             Self::VmSelftest => "vm-selftest",
@@ -107,6 +110,9 @@ impl Step {
             Self::Fuzz => "every fuzz target for a few seconds",
             Self::Deny => "licences, sources and bans of all dependencies",
             Self::KernelStock => "Debian's kernel, and a tree to build the module against",
+            Self::Coverage => {
+                "the share of htlb-core's lines that tests run, and each of its errors"
+            }
             Self::KernelByHand => {
                 "the module's Makefile and the tree for dkms, without this repository"
             }
@@ -146,6 +152,7 @@ impl Step {
             Self::Deny => deny(context),
             Self::KernelStock => guests::prepare(context, self, Route::Stock),
             Self::KernelDebug => guests::prepare(context, self, Route::Debug),
+            Self::Coverage => coverage::measure(context),
             Self::KernelByHand => guests::test(context, self, &["kernel", "selftest"]),
             Self::VmSelftest => guests::test(context, self, &["vm", "selftest"]),
             Self::VmStock => guests::test(context, self, &["vm", "test", "stock"]),
