@@ -21,7 +21,7 @@
 //! | `BrokenMinimum` | a page that comes back while there are surplus pages leaves, also where `min_size=` reserves it: more is reserved than is free | it stays. The case ends there |
 //! | `LostLimit` | a fault refused for want of a page counts against `size=` until the end of the mount (twice where `MADV_POPULATE` tries twice), and the subpool is never freed | an `Err` changes nothing; the account's limit is lowered by what Linux lost |
 //! | `NotAsked` | refusals for want of a page on a mount with both `size=` and `min_size=` spoil `resv_hugepages` until the next boot: a fault's keeps the minimum for ever, a reservation's forgets a part of the minimum that the unmount then takes off all the same (6.18: 0 becomes 2^64 - 1) | so they are not asked |
-//! | `BeyondTheEnd` | pages that a refused `fallocate` put beyond the end of the file stay | the buffer stays that long |
+//! | `BeyondTheEnd` | pages that a refused `fallocate` put beyond the end of the file stay there, and a fault maps them | the buffer stays that long |
 //!
 //! Promises by node and by reach have no counterpart: here there is one node, and every reach is any page. Neither has the rung
 //! below the pool: the simulated system gives surplus pages and nothing beside. Pages that stay when the pool shrinks are

@@ -90,6 +90,8 @@ pub(crate) enum Op {
     Renew { file: usize, mount: usize },
     /// The end of a mount and of its files, and another one.
     Mount { mount: usize, limits: Limits },
+    /// The end of a mount and of its files.
+    Unmount { mount: usize },
     /// `nr_hugepages`.
     Resize { pages: u64 },
     /// `nr_overcommit_hugepages`.
@@ -138,7 +140,7 @@ pub(crate) fn case() -> impl Strategy<Value = Vec<Op>> {
     let overcommit = (0..=3u64).prop_map(|pages| Op::Overcommit { pages });
     let mounts = [limits(), limits(), limits()];
     let files = vec(0..MOUNTS, FILES);
-    (pages, overcommit, mounts, files, vec(op(), 1..=90)).prop_map(
+    (pages, overcommit, mounts, files, vec(op(), 1..=160)).prop_map(
         |(pages, overcommit, mounts, files, ops)| {
             let mounts = mounts.into_iter().enumerate();
             let files = files.into_iter().enumerate();

@@ -9,14 +9,11 @@ use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::linux::Linux;
-use crate::op::{self, Limits, Op, MOUNTS};
+use crate::op::{self, Op, MOUNTS};
 use crate::world::{Counted, Kernel, Stepped, Tally, World};
 
 /// How often a failing case is run again to make it shorter.
 const SHORTER: usize = 3000;
-
-/// What is left of a machine when a case ends.
-const END: Limits = Limits { max: None, min: 0 };
 
 /// The operations of a seed.
 fn tree(seed: u64) -> impl ValueTree<Value = Vec<Op>> {
@@ -104,7 +101,7 @@ fn steps(ops: &[Op], linux: &mut Linux, kernel: Kernel, tally: &mut Tally) -> Re
     let machine = SimMachine::new(&MachineSpec::of(&[]));
     let mut world = World::new(&machine, linux, kernel, tally);
     let end = (0..MOUNTS)
-        .map(|mount| Op::Mount { mount, limits: END })
+        .map(|mount| Op::Unmount { mount })
         .chain([Op::Overcommit { pages: 0 }, Op::Resize { pages: 0 }]);
     for (number, op) in ops.iter().copied().chain(end).enumerate() {
         match world.step(op) {
