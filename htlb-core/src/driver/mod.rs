@@ -81,7 +81,11 @@ fn give_back<H: Host>(host: &H, attempt: &Attempt, promise: Promise) {
 }
 
 /// Lets every surplus page go that no promise needs: those that came for a promise or a page that was then refused.
-fn shed<H: Host>(host: &H, attempt: &Attempt) {
+///
+/// The loops here do it themselves. It is for those who give promises back to a ledger by hand: who closes an account, or
+/// lowers its minimum.
+#[doc(alias = "return_unused_surplus_pages")]
+pub fn shed<H: Host>(host: &H, attempt: &Attempt) {
     if let Some(stock) = host.stock(attempt) {
         free_surplus(host, attempt, stock.with(Stock::drop_surplus));
     }

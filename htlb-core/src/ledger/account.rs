@@ -194,7 +194,8 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Ledger<M> {
         Ok(())
     }
 
-    /// Promises another minimum to an account that has nothing in use, instead of the one that it had.
+    /// Promises another minimum to an account that has nothing in use, instead of the one that it had. Where it was larger,
+    /// surplus pages that only it needed can leave then: [`crate::driver::shed`].
     ///
     /// # Errors
     /// [`Error::AccountBusy`] while it has promises, pages or accounts below it; [`Error::AccountMinimumAboveMaximum`];
@@ -278,7 +279,8 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Ledger<M> {
         Ok(())
     }
 
-    /// Closes an account and gives its minimum up.
+    /// Closes an account and gives its minimum up. Surplus pages that only the minimum needed can leave then:
+    /// [`crate::driver::shed`].
     ///
     /// Mirrors `mm/hugetlb.c: hugepage_put_subpool`.
     ///

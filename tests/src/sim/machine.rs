@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use htlb_core::driver::with_stock;
+use htlb_core::driver::{shed, with_stock};
 use htlb_core::gate::Gate;
 use htlb_core::ledger::{AccountId, Ledger, Tables};
 use htlb_core::magazine::Magazine;
@@ -195,7 +195,9 @@ impl SimMachine {
             Some((size, key)) => {
                 let (_, id) = lock(&self.accounts)[key.0];
                 self.stock_of(size)
-                    .with(|stock| stock.ledger_mut().close_account(id))
+                    .with(|stock| stock.ledger_mut().close_account(id))?;
+                self.on_host(|host| shed(host, &self.attempt(size)));
+                Ok(())
             }
         }
     }

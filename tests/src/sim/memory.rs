@@ -257,6 +257,9 @@ impl Memory {
     /// Zeroes a page from a byte to its end.
     pub fn clear(&mut self, pfn: Pfn, from: u64) {
         let block = self.block_mut(pfn);
+        if from >= block.size.bytes() {
+            return;
+        }
         let kept = from.div_ceil(BASE as u64);
         for base in 0..kept {
             block.patch(pfn.raw() + base);
