@@ -243,7 +243,12 @@ pub mod gate;
 pub mod host;
 pub mod driver;
 pub mod uapi;
+#[cfg(not(loom))]
 mod sync;
+/// For the models of the tests.
+#[cfg(loom)]
+#[allow(missing_docs)]
+pub mod sync;
 
 pub use buffer::{Buffer, Part};
 pub use error::Error;

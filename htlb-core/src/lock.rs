@@ -29,13 +29,33 @@ impl<T: ?Sized> Exclusive<T> for spin::mutex::SpinMutex<T> {
 mod std_side {
     extern crate std;
 
-    use std::sync::{Mutex, PoisonError};
+    use std::sync::{Mutex, MutexGuard, PoisonError};
 
     impl<T: ?Sized> super::Exclusive<T> for Mutex<T> {
         /// A panic inside an earlier closure does not poison: the core's operations change nothing before the
         /// last point at which they can fail, so what a panic left is consistent.
         fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
-            f(&mut self.lock().unwrap_or_else(PoisonError::into_inner))
+            f(&mut locked(self))
+        }
+    }
+
+    #[cfg(not(tsan))]
+    fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The thread sanitizer sees what is inlined here, which is one try, and not the wait inside std, which it was not
+    /// built into: what comes after such a wait would look like a race.
+    #[cfg(tsan)]
+    fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        use std::sync::TryLockError;
+
+        loop {
+            match mutex.try_lock() {
+                Ok(held) => return held,
+                Err(TryLockError::Poisoned(poisoned)) => return PoisonError::into_inner(poisoned),
+                Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+            }
         }
     }
 }

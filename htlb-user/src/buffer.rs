@@ -23,7 +23,8 @@ use htlb_core::{ByteLen, ByteOffset, Error as Cause, Host, NodeId, PageIndex, Pa
 
 use crate::arena::{address, Arena, Slots, Words};
 use crate::error::Error;
-use crate::host::{locked, BufferHost};
+use crate::host::BufferHost;
+use crate::locks::locked;
 use crate::owner::{Key, Tenancy};
 use crate::pools::{back_off, Shared};
 use crate::receipt::Home;

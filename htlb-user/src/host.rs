@@ -9,7 +9,7 @@ pub(crate) mod leases;
 mod aside;
 mod supply;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use htlb_core::host::Contents;
 use htlb_core::ledger::AccountId;
@@ -23,6 +23,7 @@ use htlb_core::{
 use crate::advice;
 use crate::arena::{address, words, Arena, Kin, Slots, Words};
 use crate::filling;
+use crate::locks::locked;
 use crate::owner::Shelf;
 use crate::pools::Shared;
 use crate::receipt::{Giver, Refusal};
@@ -44,11 +45,6 @@ pub(crate) struct BufferHost {
     leases: Leases,
     aside: Aside,
     refusals: Mutex<Vec<Refusal>>,
-}
-
-/// What a panic left behind is consistent: no lock here is held while anything can panic.
-pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl BufferHost {

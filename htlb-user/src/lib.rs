@@ -72,6 +72,7 @@ pub mod device;
 mod error;
 mod filling;
 mod host;
+mod locks;
 mod owner;
 mod parallel;
 pub mod pools;

@@ -12,7 +12,7 @@ use htlb_core::{ByteLen, Charge, Class, Condition, Frame, Level, NodeId, Reach, 
 
 use crate::arena::{words, Arena, Words};
 use crate::buffer::{self, Leftovers, Live};
-use crate::host::locked;
+use crate::locks::locked;
 use crate::pools::{Pools, Shared};
 
 /// How much an owner keeps at most, unless it says otherwise.

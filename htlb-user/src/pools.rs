@@ -14,7 +14,7 @@ use htlb_core::{AddressBits, HugeSize, NodeId, PageCount, Request, Rung, Sizes, 
 use crate::arena::{Arena, Kin};
 use crate::buffer::BufferBuilder;
 use crate::error::Error;
-use crate::host::locked;
+use crate::locks::locked;
 use crate::sys::fork::Birthplace;
 use crate::system::{self, Root};
 use crate::waiters::Waiters;

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use htlb_core::{ByteLen, ByteOffset, ByteRange, Error, Frame, HugeSize, NodeId, Pfn, Rung};
 
 use super::{address, refused};
+use crate::locks::{reading, writing};
 use crate::sys::lease::Lease;
 use crate::sys::window::Window;
 
@@ -136,11 +137,11 @@ impl Regions {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<usize, Region>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        reading(&self.0)
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<usize, Region>> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        writing(&self.0)
     }
 }
 

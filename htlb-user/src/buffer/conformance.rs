@@ -17,7 +17,7 @@ use htlb_tests::conformance::{Gone, Got, InHand, Pages, Produce};
 
 use super::{Buffer, Live};
 use crate::error::Error;
-use crate::host::locked;
+use crate::locks::locked;
 use machine::Process;
 
 // Limits, surplus pages and sizes are the system's to set; physical addresses take a privilege. Who reads a hole gets an

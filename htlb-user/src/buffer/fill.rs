@@ -15,7 +15,7 @@ use htlb_core::{
 use super::Buffer;
 use crate::error::Error;
 use crate::filling::Filling;
-use crate::host::locked;
+use crate::locks::locked;
 use crate::parallel;
 use crate::sys::lease::Lease;
 

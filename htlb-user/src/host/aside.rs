@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use htlb_core::host::Contents;
 use htlb_core::{Condition, Error, Frame, HugeSize, PageIndex, Pfn};
 
-use super::locked;
+use crate::locks::locked;
 
 /// The run, if there is one. Its pages are charged, and neither free nor in a slot.
 #[derive(Debug, Default)]

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 
 use htlb_core::{ByteLen, ByteOffset, Error};
 
-use super::locked;
 use crate::arena::{number, Arena};
+use crate::locks::locked;
 use crate::pools::back_off;
 use crate::sys::lease::{self, Lease};
 

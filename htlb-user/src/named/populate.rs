@@ -8,6 +8,7 @@ use std::thread;
 
 use htlb_core::{ByteLen, ByteOffset, ByteRange, HugeSize};
 
+use crate::locks::locked;
 use crate::sys::numa;
 use crate::sys::populate::PopulateError;
 use crate::sys::window::{Advice, Window};
@@ -93,7 +94,7 @@ pub(super) fn populate(
                 }
                 Err(error) => {
                     stop.store(true, Ordering::Relaxed);
-                    let mut first = failure.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut first = locked(&failure);
                     first.get_or_insert(error);
                 }
             }

@@ -10,7 +10,7 @@ use htlb_core::stock::{Held, Violation};
 
 use super::shared::{back_off, Shared};
 use crate::buffer::Live;
-use crate::host::locked;
+use crate::locks::locked;
 
 /// How long newcomers are kept waiting for those inside, before they are let in again and the inspection tries anew.
 const PATIENCE: Duration = Duration::from_millis(1);

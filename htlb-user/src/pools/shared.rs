@@ -14,7 +14,7 @@ use htlb_core::{
 use super::{Retention, Source};
 use crate::arena::{Arena, Kin};
 use crate::buffer::Live;
-use crate::host::locked;
+use crate::locks::locked;
 use crate::owner::Shelf;
 use crate::sys::fork::Birthplace;
 use crate::system::Root;

@@ -24,6 +24,7 @@ use super::lease::{self, Lease};
 use super::memfd;
 use super::path::FileSystem;
 use super::{base_page_bytes, check, Failure};
+use crate::locks::locked;
 
 pub use super::backing::{Advice, Backing, Fork, Peers};
 
@@ -404,7 +405,7 @@ impl Window {
 
     fn places(&self) -> MutexGuard<'_, Box<[Place]>> {
         // A panic between two stores is impossible here, so what an earlier holder left is consistent.
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.places)
     }
 
     fn part<'p>(

@@ -20,7 +20,7 @@ use crate::arena::{refused, Fresh, Kin};
 use crate::buffer::{Layout, Populate};
 use crate::device::Device;
 use crate::error::Error;
-use crate::host::locked;
+use crate::locks::locked;
 use crate::pools::{DeviceUse, PoolsBuilder};
 use crate::sys::window::{Backing, Fork, Window};
 use crate::system::Root;
