@@ -6,4 +6,6 @@
 
 pub mod ledger;
 pub mod page_map;
+pub mod policy;
 pub mod pool;
+pub mod uapi;
