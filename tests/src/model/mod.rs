@@ -6,6 +6,7 @@
 
 pub mod ledger;
 pub mod page_map;
+pub mod pipeline;
 pub mod policy;
 pub mod pool;
 pub mod uapi;
