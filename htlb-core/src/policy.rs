@@ -184,7 +184,10 @@ impl Placement {
                 #[allow(clippy::cast_possible_truncation)]
                 mask.iter().nth(turn as usize).map_or(mask, NodeId::mask)
             }
-            NodePolicy::Bind(mask) if mask.contains(self.local) => self.local.mask(),
+            // The caller's node, unless it has no memory.
+            NodePolicy::Bind(mask) if mask.and(self.online).contains(self.local) => {
+                self.local.mask()
+            }
             named => named.named(),
         }
     }
@@ -244,7 +247,12 @@ pub fn resolve(request: &Request, topology: &Topology) -> Result<Placement, Erro
         PageChoice::Transparent => (None, true, fallback.contains(Fallback::BASE)),
         PageChoice::Base => (None, false, true),
     };
-    let transparent = topology.transparent.filter(|_| transparent);
+    // A page that the mask does not cover cannot be used, wherever it comes from.
+    let covered =
+        |size: HugeSize| size.bytes().wrapping_sub(1) <= request.dma_mask().last_address();
+    let transparent = topology
+        .transparent
+        .filter(|size| transparent && covered(*size));
 
     let mut ladder = Ladder::default();
     for size in topology.sizes.iter() {
@@ -256,7 +264,7 @@ pub fn resolve(request: &Request, topology: &Topology) -> Result<Placement, Erro
             }
             PageChoice::Transparent | PageChoice::Base => false,
         };
-        if allowed && size.bytes().wrapping_sub(1) <= request.dma_mask().last_address() {
+        if allowed && covered(size) {
             ladder.push(Rung::Pool, size);
             ladder.push(Rung::System, size);
         }

@@ -158,6 +158,38 @@ fn node_policies_place_and_prefer() {
 }
 
 #[test]
+fn a_caller_on_a_node_without_memory_prefers_the_nodes_that_it_named() {
+    let node = |n| NodeId::new(n).unwrap();
+    let both = node(2).mask().or(node(3).mask());
+    let request = Request::builder(ByteLen::new(4 << 20))
+        .nodes(NodePolicy::Bind(both))
+        .build()
+        .unwrap();
+    let machine = Topology {
+        local: node(2),
+        ..machine()
+    };
+    let placed = resolve(&request, &machine).unwrap();
+    assert!(placed.preferred(PageIndex::ZERO).contains(node(3)));
+}
+
+#[test]
+fn a_transparent_page_that_the_mask_does_not_cover_is_no_rung() {
+    let machine = Topology {
+        transparent: Some(HugeSize::from_bytes(512 << 20).unwrap()),
+        ..machine()
+    };
+    let request = Request::builder(ByteLen::new(1 << 30))
+        .dma_mask(AddressBits::new(28).unwrap())
+        .page(PageChoice::Transparent);
+    let placed = resolve(&request.build().unwrap(), &machine).unwrap();
+    let rungs: Vec<_> = placed.attempts().map(|a| a.rung).collect();
+    assert_eq!(rungs, [Rung::Base]);
+    let strict = request.strict().build().unwrap();
+    assert_eq!(resolve(&strict, &machine), Err(Error::PageSizeUnsupported));
+}
+
+#[test]
 fn a_ladder_can_be_printed() {
     let request = Request::builder(ByteLen::new(2 << 20)).build().unwrap();
     let text: String = resolve(&request, &machine()).unwrap().to_string();

@@ -5,3 +5,8 @@
 //! anything but a few pages: so it has no fault in common with the core.
 
 pub mod ledger;
+pub mod page_map;
+pub mod pipeline;
+pub mod policy;
+pub mod pool;
+pub mod uapi;

@@ -363,20 +363,20 @@ impl<'m> SimBuffer<'m> {
     /// After an earlier release.
     pub fn release(&mut self) -> Result<Punched, Error> {
         let host = self.host();
-        let mut live = {
+        let (place, mut live) = {
             let mut buffers = lock(&self.machine.buffers);
             let buffer = self.buffer.take().expect("a buffer in use");
             let at = buffers
                 .iter()
                 .position(|live| Arc::ptr_eq(&live.buffer, &buffer))
                 .expect("it was registered");
-            buffers.remove(at)
+            (at, buffers.remove(at))
         };
         let buffer = Arc::get_mut(&mut live.buffer).expect("nobody else has it");
         let outcome = driver::release(&host, buffer);
         if outcome.is_err() {
             self.buffer = Some(live.buffer.clone());
-            lock(&self.machine.buffers).push(live);
+            lock(&self.machine.buffers).insert(place, live);
         }
         outcome
     }

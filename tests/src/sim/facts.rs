@@ -163,6 +163,11 @@ impl SimMachine {
         })
     }
 
+    /// Our pages, wherever they are.
+    pub fn pages(&self) -> usize {
+        lock(&self.memory).ours().count()
+    }
+
     /// Every invariant that a machine at rest must satisfy, I1 to I9, and that nobody sees another's data.
     ///
     /// # Errors
@@ -282,6 +287,18 @@ impl SimMachine {
 }
 
 impl Facts {
+    /// Whether an owner has kept pages for itself.
+    #[must_use]
+    pub fn keeps_pages(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
+    /// Whether every buffer is as it was, whatever has become of pages that none of them has.
+    #[must_use]
+    pub fn same_buffers(&self, other: &Self) -> bool {
+        self.buffers == other.buffers
+    }
+
     /// The same without the names of the pages that are free in a pool. Surplus pages of a class are as many, not these or
     /// those: where some came and went, others may have stayed.
     #[must_use]

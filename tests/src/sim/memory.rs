@@ -261,11 +261,15 @@ impl Memory {
             return;
         }
         let kept = from.div_ceil(BASE as u64);
+        let zeroes = (0, Writer::Nobody);
         for base in 0..kept {
-            block.patch(pfn.raw() + base);
+            // Where all is zero already, only what was written and the cut need a place of their own.
+            if block.background != zeroes || base + 1 == kept {
+                block.patch(pfn.raw() + base);
+            }
         }
         block.patches.retain(|at, _| *at < pfn.raw() + kept);
-        block.background = (0, Writer::Nobody);
+        block.background = zeroes;
         let tail = usize::try_from(from % BASE as u64).unwrap_or(0);
         if tail > 0 {
             let last = block.patch(pfn.raw() + kept - 1);

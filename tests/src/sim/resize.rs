@@ -100,6 +100,15 @@ impl SimMachine {
         Ok(persistent())
     }
 
+    /// The system wants memory back: lets every surplus page go that no promise needs.
+    pub fn drop_surplus(&self, size: HugeSize) {
+        self.on_host(|_| {
+            while let Some(frame) = self.stock_of(size).with(Stock::drop_surplus) {
+                lock(&self.memory).free(frame.into_pfn(), size);
+            }
+        });
+    }
+
     /// Breaks one free 1 GiB page of a node into pages of 2 MiB.
     ///
     /// # Errors

@@ -4,11 +4,11 @@
 use htlb_core::page_map::{Origin, Removed};
 use htlb_core::{ByteLen, Error, Stop, WaitFor};
 
-use crate::page::{boundaries, size_of, Page, Punch, Was};
-use crate::world::{index, nobody, pick, wait, World};
+use super::page::{boundaries, size_of, Page, Punch, Was};
+use super::world::{index, nobody, pick, wait, World};
 
 impl World {
-    pub(crate) fn may_punch(&self) -> Result<(), Stop> {
+    pub(super) fn may_punch(&self) -> Result<(), Stop> {
         if !self.tokens.seals.is_empty() {
             Err(Stop::Fail(Error::Sealed))
         } else if !self.tokens.promises.is_empty() {
@@ -18,7 +18,7 @@ impl World {
         }
     }
 
-    pub(crate) fn may_remove(&self, mut slots: std::ops::Range<usize>) -> Result<(), Stop> {
+    pub(super) fn may_remove(&self, mut slots: std::ops::Range<usize>) -> Result<(), Stop> {
         slots.try_for_each(|slot| match self.pages[slot] {
             Page::Present { pins: 1.., .. } => Err(Stop::Fail(Error::Pinned)),
             page if page.is_claimed() => Err(wait(slot)),
@@ -26,7 +26,7 @@ impl World {
         })
     }
 
-    pub(crate) fn hold(&mut self, slots: std::ops::Range<usize>) {
+    pub(super) fn hold(&mut self, slots: std::ops::Range<usize>) {
         for page in &mut self.pages[slots] {
             let was = match *page {
                 Page::Hole => Was::Hole,
@@ -38,7 +38,7 @@ impl World {
         }
     }
 
-    pub(crate) fn claim_range(&mut self, a: usize, b: usize) {
+    pub(super) fn claim_range(&mut self, a: usize, b: usize) {
         let Some((a, b, range)) = self.range(a, b) else {
             return;
         };
@@ -58,7 +58,7 @@ impl World {
         }
     }
 
-    pub(crate) fn truncate(&mut self, at: usize, by: i64) {
+    pub(super) fn truncate(&mut self, at: usize, by: i64) {
         let new = boundaries()[at].saturating_add_signed(by);
         let (first, end) = (self.slots_for(new), self.slots_for(self.size));
         let expected = self.may_punch().and_then(|()| self.may_remove(first..end));
@@ -85,7 +85,7 @@ impl World {
         }
     }
 
-    pub(crate) fn next_removed(&mut self, nth: usize) {
+    pub(super) fn next_removed(&mut self, nth: usize) {
         let open = self.tokens.ranges.len();
         if open == 0 {
             return;
@@ -115,7 +115,7 @@ impl World {
         }
     }
 
-    pub(crate) fn end_range(&mut self, nth: usize) {
+    pub(super) fn end_range(&mut self, nth: usize) {
         let Some((claim, punch)) = pick(&mut self.tokens.ranges, nth) else {
             return;
         };
@@ -135,7 +135,7 @@ impl World {
         assert_eq!(woken, expected);
     }
 
-    pub(crate) fn claim_holes(&mut self, a: usize, b: usize) {
+    pub(super) fn claim_holes(&mut self, a: usize, b: usize) {
         let Some((a, b, range)) = self.range(a, b) else {
             return;
         };
@@ -170,7 +170,7 @@ impl World {
         }
     }
 
-    pub(crate) fn end_promises(&mut self, nth: usize, becomes: Page) {
+    pub(super) fn end_promises(&mut self, nth: usize, becomes: Page) {
         let Some((claim, holes)) = pick(&mut self.tokens.promises, nth) else {
             return;
         };
@@ -187,7 +187,7 @@ impl World {
         assert_eq!(woken, expected);
     }
 
-    pub(crate) fn unpromise(&mut self, a: usize, b: usize) {
+    pub(super) fn unpromise(&mut self, a: usize, b: usize) {
         let Some((a, b, range)) = self.range(a, b) else {
             return;
         };

@@ -1,21 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! Runs of contiguous pages against brute force: across chunks, classes and holes, of every length and alignment.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::cast_possible_truncation
-)]
-
-mod pool_naive;
-
 use htlb_core::pool::Pool;
 use htlb_core::{Class, Condition, Error, Frame, HugeSize, PageCount, Pfn};
-use pool_naive::{class, Naive, State, CHUNK};
+use htlb_tests::model::pool::naive::{class, Naive, State, CHUNK};
 use proptest::prelude::*;
 
 const SIZE: HugeSize = HugeSize::MIB2;

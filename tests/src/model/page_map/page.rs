@@ -4,15 +4,15 @@
 use htlb_core::page_map::Origin;
 use htlb_core::{HugeSize, Pfn};
 
-pub(crate) const PARTS: [(HugeSize, u64); 3] = [
+pub(super) const PARTS: [(HugeSize, u64); 3] = [
     (HugeSize::GIB1, 1),
     (HugeSize::MIB2, 3),
     (HugeSize::BASE, 3),
 ];
-pub(crate) const SLOTS: usize = 7;
+pub(super) const SLOTS: usize = 7;
 
 /// Where each page begins, by addition alone; the last entry is the capacity.
-pub(crate) fn boundaries() -> Vec<u64> {
+pub(super) fn boundaries() -> Vec<u64> {
     let mut at = vec![0];
     for (size, count) in PARTS {
         for _ in 0..count {
@@ -22,7 +22,7 @@ pub(crate) fn boundaries() -> Vec<u64> {
     at
 }
 
-pub(crate) fn size_of(slot: usize) -> HugeSize {
+pub(super) fn size_of(slot: usize) -> HugeSize {
     match slot {
         0 => HugeSize::GIB1,
         1..=3 => HugeSize::MIB2,
@@ -31,7 +31,7 @@ pub(crate) fn size_of(slot: usize) -> HugeSize {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Page {
+pub(super) enum Page {
     Hole,
     Promised,
     Filling {
@@ -51,14 +51,14 @@ pub(crate) enum Page {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Was {
+pub(super) enum Was {
     Hole,
     Promised,
     Present(Pfn),
 }
 
 impl Was {
-    pub(crate) fn page(self) -> Page {
+    pub(super) fn page(self) -> Page {
         match self {
             Was::Hole => Page::Hole,
             Was::Promised => Page::Promised,
@@ -68,18 +68,18 @@ impl Was {
 }
 
 impl Page {
-    pub(crate) fn is_claimed(self) -> bool {
+    pub(super) fn is_claimed(self) -> bool {
         matches!(self, Page::Filling { .. } | Page::Held { .. })
     }
 
-    pub(crate) fn waited(self) -> bool {
+    pub(super) fn waited(self) -> bool {
         matches!(
             self,
             Page::Filling { waited: true, .. } | Page::Held { waited: true, .. }
         )
     }
 
-    pub(crate) fn pfn(self) -> Option<Pfn> {
+    pub(super) fn pfn(self) -> Option<Pfn> {
         match self {
             Page::Present { pfn, .. } => Some(pfn),
             Page::Filling { pfn, .. } => pfn,
@@ -94,8 +94,8 @@ impl Page {
 
 /// One punch or truncate under way.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Punch {
-    pub(crate) next: usize,
-    pub(crate) end: usize,
-    pub(crate) truncated_from: Option<u64>,
+pub(super) struct Punch {
+    pub(super) next: usize,
+    pub(super) end: usize,
+    pub(super) truncated_from: Option<u64>,
 }

@@ -6,29 +6,41 @@ use std::collections::BTreeMap;
 use htlb_core::pool::Counts;
 use htlb_core::{Class, Condition, Level, NodeId, PageCount};
 
-pub(crate) const CHUNK: u64 = 512;
+/// Pages of a chunk.
+pub const CHUNK: u64 = 512;
 
+/// What a page is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
+pub enum State {
+    /// Somebody has it.
     Taken,
+    /// The pool has it.
     Free(Condition),
 }
 
-pub(crate) fn class(node: u32, level: usize) -> Class {
+/// Level number `level` of node `node`.
+///
+/// # Panics
+/// Where there is no such class.
+#[must_use]
+pub fn class(node: u32, level: usize) -> Class {
     Class {
         node: NodeId::new(node).unwrap(),
         level: Level::from_index(level).unwrap(),
     }
 }
 
-/// Pages are numbered in units of the pool's page size.
+/// A pool. Pages are numbered in units of the pool's page size.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Naive {
-    pub(crate) pages: BTreeMap<u64, (Class, State)>,
+pub struct Naive {
+    /// Each page that the pool knows.
+    pub pages: BTreeMap<u64, (Class, State)>,
 }
 
 impl Naive {
-    pub(crate) fn counts(&self, of: Option<Class>) -> Counts {
+    /// How many pages there are, of one class or of all.
+    #[must_use]
+    pub fn counts(&self, of: Option<Class>) -> Counts {
         let count = |wanted: fn(State) -> bool| {
             let pages = self
                 .pages
@@ -44,7 +56,8 @@ impl Naive {
     }
 
     /// Whether `count` pages from `start` are free and of accepted classes.
-    pub(crate) fn is_run(&self, start: u64, count: u64, accept: &dyn Fn(Class) -> bool) -> bool {
+    #[must_use]
+    pub fn is_run(&self, start: u64, count: u64, accept: &dyn Fn(Class) -> bool) -> bool {
         let free = self
             .pages
             .range(start..start + count)
@@ -53,7 +66,8 @@ impl Naive {
     }
 
     /// Whether any run exists, by trying every aligned page.
-    pub(crate) fn has_run(&self, count: u64, align: u64, accept: &dyn Fn(Class) -> bool) -> bool {
+    #[must_use]
+    pub fn has_run(&self, count: u64, align: u64, accept: &dyn Fn(Class) -> bool) -> bool {
         let mut length = 0;
         let mut last = None;
         let mut starts = BTreeMap::new();

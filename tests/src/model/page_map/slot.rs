@@ -4,11 +4,11 @@
 use htlb_core::page_map::{Claim, Origin};
 use htlb_core::{Error, Frame, HugeSize, Pfn, Stop, Waiting};
 
-use crate::page::{size_of, Page};
-use crate::world::{index, nobody, pick, wait, World};
+use super::page::{size_of, Page};
+use super::world::{index, nobody, pick, wait, World};
 
 impl World {
-    pub(crate) fn claim(&mut self, slot: usize) {
+    pub(super) fn claim(&mut self, slot: usize) {
         let answer = self.map.claim(index(slot), nobody);
         let page = self.pages[slot];
         match answer {
@@ -42,7 +42,7 @@ impl World {
         }
     }
 
-    pub(crate) fn attach(&mut self, nth: usize) {
+    pub(super) fn attach(&mut self, nth: usize) {
         let Some(claim) = pick(&mut self.tokens.claims, nth) else {
             return;
         };
@@ -57,7 +57,7 @@ impl World {
             .push(self.map.attach(claim, frame).unwrap());
     }
 
-    pub(crate) fn detach(&mut self, nth: usize) {
+    pub(super) fn detach(&mut self, nth: usize) {
         let Some(filled) = pick(&mut self.tokens.filled, nth) else {
             return;
         };
@@ -72,7 +72,7 @@ impl World {
         self.tokens.claims.push(claim);
     }
 
-    pub(crate) fn commit(&mut self, nth: usize) {
+    pub(super) fn commit(&mut self, nth: usize) {
         let Some(filled) = pick(&mut self.tokens.filled, nth) else {
             return;
         };
@@ -84,7 +84,7 @@ impl World {
         assert_eq!(wake.target(), wakes);
     }
 
-    pub(crate) fn abort(&mut self, nth: usize) {
+    pub(super) fn abort(&mut self, nth: usize) {
         let Some(claim) = pick(&mut self.tokens.claims, nth) else {
             return;
         };
@@ -101,7 +101,7 @@ impl World {
         assert_eq!((was, wake.target()), (origin, wakes));
     }
 
-    pub(crate) fn pin(&mut self, slot: usize) {
+    pub(super) fn pin(&mut self, slot: usize) {
         let below = self.below_size(slot);
         let answer = self.map.pin(index(slot));
         match (answer, &mut self.pages[slot]) {
@@ -121,7 +121,7 @@ impl World {
         }
     }
 
-    pub(crate) fn wait(&mut self, slot: usize, held: Option<usize>) {
+    pub(super) fn wait(&mut self, slot: usize, held: Option<usize>) {
         let answer = self.map.prepare_wait(index(slot), held.map(index));
         let expected = if !self.pages[slot].is_claimed() {
             Ok(Waiting::Retry)

@@ -1,89 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
-//! The pool against a map of pages: every operation, every answer, `check()` after each step.
-
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::cast_possible_truncation
-)]
-
-mod pool_naive;
+//! A pool beside the map of pages that it should be: each call made, and its answer foretold.
 
 use std::collections::BTreeMap;
 
 use htlb_core::pool::Pool;
 use htlb_core::{Class, Condition, Error, Frame, HugeSize, PageCount, Pfn, Stop};
-use pool_naive::{class, Naive, State, CHUNK};
-use proptest::prelude::*;
 
-/// Regions with neighbours, without, and the last one that a frame number can name.
-fn regions(size: HugeSize) -> [u64; 5] {
-    let last = (Pfn::MAX.raw() >> size.order()) / CHUNK;
-    [0, 1, 2, 1 << 20, last]
-}
-
-fn classes() -> [Class; 4] {
-    [class(0, 0), class(0, 11), class(7, 5), class(63, 11)]
-}
-
-#[derive(Clone, Debug)]
-enum Op {
-    Add {
-        region: usize,
-        start: u64,
-        len: u64,
-        class: usize,
-        clean: bool,
-    },
-    Take {
-        class: usize,
-        clean: bool,
-        times: usize,
-    },
-    Put {
-        which: usize,
-        clean: bool,
-        times: usize,
-    },
-    Remove {
-        which: usize,
-        times: usize,
-    },
-    Run {
-        count: u64,
-        align: u32,
-        accept: u8,
-    },
-    Chunk {
-        class: usize,
-    },
-    Adopt {
-        more: u32,
-    },
-}
-
-fn ops() -> impl Strategy<Value = Vec<Op>> {
-    let len = prop_oneof![4 => 1..40u64, 1 => Just(CHUNK), 1 => 500..512u64];
-    let count = prop_oneof![4 => 1..24u64, 1 => 500..530u64, 1 => 1000..1100u64];
-    let op = prop_oneof![
-        5 => (0..5usize, 0..CHUNK, len, 0..4usize, any::<bool>()).prop_map(
-            |(region, start, len, class, clean)| Op::Add { region, start: start % (CHUNK + 1 - len), len, class, clean }
-        ),
-        4 => (0..4usize, any::<bool>(), 1..100usize)
-            .prop_map(|(class, clean, times)| Op::Take { class, clean, times }),
-        4 => (any::<usize>(), any::<bool>(), 1..100usize)
-            .prop_map(|(which, clean, times)| Op::Put { which, clean, times }),
-        2 => (any::<usize>(), 1..600usize).prop_map(|(which, times)| Op::Remove { which, times }),
-        3 => (count, 0..12u32, any::<u8>()).prop_map(|(count, align, accept)| Op::Run { count, align, accept }),
-        1 => (0..4usize).prop_map(|class| Op::Chunk { class }),
-        1 => (0..4u32).prop_map(|more| Op::Adopt { more }),
-    ];
-    prop::collection::vec(op, 1..50)
-}
+use super::naive::{Naive, State, CHUNK};
+use super::{classes, regions, Many, Op};
 
 fn condition(clean: bool) -> Condition {
     if clean {
@@ -117,7 +41,9 @@ fn chunks(naive: &Naive, class: Class, condition: Condition) -> BTreeMap<u64, (u
         .collect()
 }
 
-struct Pair {
+/// A pool beside the pages that it should have.
+#[derive(Debug)]
+pub(super) struct Pair {
     size: HugeSize,
     pool: Pool<Vec<u64>>,
     naive: Naive,
@@ -130,7 +56,7 @@ fn memory(words: usize) -> Vec<u64> {
 }
 
 impl Pair {
-    fn new(size: HugeSize) -> Self {
+    pub(super) fn new(size: HugeSize) -> Self {
         let memory = memory(Pool::<Vec<u64>>::words(1));
         Self {
             size,
@@ -323,40 +249,28 @@ impl Pair {
         }
     }
 
-    fn apply(&mut self, op: Op) {
+    pub(super) fn apply(&mut self, op: Op) {
         match op {
-            Op::Add {
-                region,
-                start,
-                len,
-                class,
-                clean,
-            } => {
-                let first = regions(self.size)[region] * CHUNK + start;
+            Op::Add(page, len, class, clean) => {
+                let len = len.pages();
+                let first = regions(self.size)[page.region()] * CHUNK + page.start(len);
                 for page in first..first + len {
-                    self.add(page, classes()[class], condition(clean));
+                    self.add(page, class.class(), condition(clean));
                 }
             }
-            Op::Take {
-                class,
-                clean,
-                times,
-            } => {
-                (0..times).for_each(|_| self.take(classes()[class], condition(clean)));
+            Op::Take(class, clean, times) => {
+                (0..times.times()).for_each(|_| self.take(class.class(), condition(clean)));
             }
-            Op::Put {
-                which,
-                clean,
-                times,
-            } => (0..times).for_each(|_| self.put(which, condition(clean))),
-            Op::Remove { which, times } => (0..times).for_each(|_| self.remove(which)),
-            Op::Run {
-                count,
-                align,
-                accept,
-            } => self.run(count, 1 << align, accept),
-            Op::Chunk { class } => self.chunk(classes()[class]),
-            Op::Adopt { more } => {
+            Op::Put(which, clean, times) => {
+                (0..times.times()).for_each(|_| self.put(which.into(), condition(clean)));
+            }
+            Op::Remove(which, Many(times)) => {
+                (0..times % 600).for_each(|_| self.remove(which.into()));
+            }
+            Op::Run(count, align, accept) => self.run(count.pages(), 1 << (align % 12), accept),
+            Op::Chunk(class) => self.chunk(class.class()),
+            Op::Adopt(more) => {
+                let more = u32::from(more % 4);
                 // Larger tables at any moment, and smaller ones, which are handed back.
                 let words = Pool::<Vec<u64>>::words(self.pool.chunks() + more);
                 let old = self.pool.adopt(memory(words));
@@ -365,29 +279,20 @@ impl Pair {
         }
         self.compare_counts();
     }
-}
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
-
-    #[test]
-    fn equals_the_naive_pool(ops in ops(), size in prop_oneof![Just(HugeSize::MIB2), Just(HugeSize::BASE)]) {
-        let mut pair = Pair::new(size);
-        for op in ops {
-            pair.apply(op);
-        }
-        pair.compare_pages();
-        // Everything put back and removed: the tables are as empty as at the start.
-        for frame in std::mem::take(&mut pair.held) {
-            pair.pool.put(frame, Condition::Dirty).unwrap();
+    /// Everything put back and removed: the tables are as empty as at the start.
+    pub(super) fn drain(mut self) {
+        self.compare_pages();
+        for frame in std::mem::take(&mut self.held) {
+            self.pool.put(frame, Condition::Dirty).unwrap();
         }
         for class in classes() {
-            while let Some((frame, _)) = pair.pool.take(class, Condition::Clean) {
-                prop_assert_eq!(pair.pool.remove(&frame), Ok(class));
+            while let Some((frame, _)) = self.pool.take(class, Condition::Clean) {
+                assert_eq!(self.pool.remove(&frame), Ok(class));
             }
         }
-        prop_assert_eq!(pair.pool.classes().count(), 0);
-        prop_assert_eq!(pair.pool.chunks_used(), 0);
-        prop_assert_eq!(pair.pool.check(), Ok(()));
+        assert_eq!(self.pool.classes().count(), 0);
+        assert_eq!(self.pool.chunks_used(), 0);
+        assert_eq!(self.pool.check(), Ok(()));
     }
 }

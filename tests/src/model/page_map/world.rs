@@ -12,48 +12,48 @@ use htlb_core::{
     ByteLen, ByteOffset, ByteRange, Error, HugeSize, PageCount, PageIndex, Stop, WaitFor,
 };
 
-use crate::page::{boundaries, size_of, Page, Punch, Was, PARTS, SLOTS};
-use crate::Op;
+use super::page::{boundaries, size_of, Page, Punch, Was, PARTS, SLOTS};
+use super::{Nth, Op};
 
 #[derive(Default)]
-pub(crate) struct Tokens {
-    pub(crate) claims: Vec<SlotClaim>,
-    pub(crate) filled: Vec<FilledClaim>,
-    pub(crate) pins: Vec<PagePin>,
-    pub(crate) seals: Vec<Seal>,
-    pub(crate) ranges: Vec<(RangeClaim, Punch)>,
-    pub(crate) promises: Vec<(PromiseClaim, Vec<usize>)>,
+pub(super) struct Tokens {
+    pub(super) claims: Vec<SlotClaim>,
+    pub(super) filled: Vec<FilledClaim>,
+    pub(super) pins: Vec<PagePin>,
+    pub(super) seals: Vec<Seal>,
+    pub(super) ranges: Vec<(RangeClaim, Punch)>,
+    pub(super) promises: Vec<(PromiseClaim, Vec<usize>)>,
 }
 
-pub(crate) struct World {
-    pub(crate) map: PageMap<Vec<AtomicU64>>,
-    pub(crate) pages: Vec<Page>,
-    pub(crate) size: u64,
-    pub(crate) seal_waited: bool,
-    pub(crate) tokens: Tokens,
-    pub(crate) next_frame: u64,
+pub(super) struct World {
+    pub(super) map: PageMap<Vec<AtomicU64>>,
+    pub(super) pages: Vec<Page>,
+    pub(super) size: u64,
+    pub(super) seal_waited: bool,
+    pub(super) tokens: Tokens,
+    pub(super) next_frame: u64,
     /// Frames that came out of the map again.
-    pub(crate) returned: BTreeSet<u64>,
+    pub(super) returned: BTreeSet<u64>,
 }
 
-pub(crate) fn pick<T>(from: &mut Vec<T>, nth: usize) -> Option<T> {
+pub(super) fn pick<T>(from: &mut Vec<T>, nth: usize) -> Option<T> {
     (!from.is_empty()).then(|| from.swap_remove(nth % from.len()))
 }
 
-pub(crate) fn index(slot: usize) -> PageIndex {
+pub(super) fn index(slot: usize) -> PageIndex {
     PageIndex::new(slot as u64)
 }
 
-pub(crate) fn wait(slot: usize) -> Stop {
+pub(super) fn wait(slot: usize) -> Stop {
     Stop::Wait(WaitFor::Slot(index(slot)))
 }
 
-pub(crate) fn nobody(what: WaitFor) {
+pub(super) fn nobody(what: WaitFor) {
     panic!("woke {what:?}, for whom nobody can have waited");
 }
 
 impl World {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         let parts = PARTS.map(|(size, count)| (size, PageCount::new(count)));
         let extents = Extents::new(&parts).unwrap();
         let slots = (0..SLOTS).map(|_| AtomicU64::new(0)).collect();
@@ -69,15 +69,15 @@ impl World {
         }
     }
 
-    pub(crate) fn below_size(&self, slot: usize) -> bool {
+    pub(super) fn below_size(&self, slot: usize) -> bool {
         boundaries()[slot] < self.size
     }
 
-    pub(crate) fn slots_for(&self, size: u64) -> usize {
+    pub(super) fn slots_for(&self, size: u64) -> usize {
         boundaries().iter().filter(|&&at| at < size).count()
     }
 
-    pub(crate) fn range(&self, a: usize, b: usize) -> Option<(usize, usize, SlotRange)> {
+    pub(super) fn range(&self, a: usize, b: usize) -> Option<(usize, usize, SlotRange)> {
         let at = |slot: usize| ByteOffset::new(boundaries()[slot]);
         let bytes = ByteRange::new(at(a), at(b)).ok()?;
         let range = self
@@ -89,23 +89,23 @@ impl World {
         Some((a, b, range))
     }
 
-    pub(crate) fn settle(&mut self, slot: usize, becomes: Page) -> Option<WaitFor> {
+    pub(super) fn settle(&mut self, slot: usize, becomes: Page) -> Option<WaitFor> {
         let waited = self.pages[slot].waited();
         self.pages[slot] = becomes;
         waited.then(|| WaitFor::Slot(index(slot)))
     }
 
-    pub(crate) fn transient(&self) -> bool {
+    pub(super) fn transient(&self) -> bool {
         !self.tokens.ranges.is_empty() || !self.tokens.promises.is_empty()
     }
 
-    pub(crate) fn left(&mut self) -> Option<WaitFor> {
+    pub(super) fn left(&mut self) -> Option<WaitFor> {
         let wake = self.seal_waited && !self.transient();
         self.seal_waited &= self.transient();
         wake.then_some(WaitFor::Seal)
     }
 
-    pub(crate) fn check(&self) {
+    pub(super) fn check(&self) {
         let starts = boundaries();
         assert_eq!(self.map.size(), ByteLen::new(self.size));
         assert_eq!(self.map.is_sealed(), !self.tokens.seals.is_empty());
@@ -134,7 +134,7 @@ impl World {
         }
     }
 
-    pub(crate) fn census(&self, size: HugeSize) -> Census {
+    pub(super) fn census(&self, size: HugeSize) -> Census {
         let pages = (0..SLOTS)
             .filter(|&slot| size_of(slot) == size)
             .map(|slot| self.pages[slot]);
@@ -169,29 +169,29 @@ impl World {
         }
     }
 
-    pub(crate) fn finish(mut self) {
+    pub(super) fn finish(mut self) {
         for _ in 0..SLOTS {
-            self.step(Op::Detach(0));
-            self.step(Op::Abort(0));
+            self.step(Op::Detach(Nth(0)));
+            self.step(Op::Abort(Nth(0)));
         }
         while !self.tokens.ranges.is_empty() {
-            self.step(Op::EndRange(0));
+            self.step(Op::EndRange(Nth(0)));
         }
         while !self.tokens.promises.is_empty() {
-            self.step(Op::AbortPromises(0));
+            self.step(Op::AbortPromises(Nth(0)));
         }
         self.check();
         if !self.tokens.seals.is_empty() {
             assert_eq!(self.map.drain().err(), Some(Error::Sealed));
         }
         while !self.tokens.seals.is_empty() {
-            self.step(Op::Unseal(0));
+            self.step(Op::Unseal(Nth(0)));
         }
         if !self.tokens.pins.is_empty() {
             assert_eq!(self.map.drain().err(), Some(Error::Pinned));
         }
         while !self.tokens.pins.is_empty() {
-            self.step(Op::Unpin(0));
+            self.step(Op::Unpin(Nth(0)));
         }
         self.check();
         let mut expected = (0..SLOTS).filter(|&slot| self.pages[slot] != Page::Hole);
