@@ -84,6 +84,7 @@ impl Machine {
                 if let Err(reason) = self.with_stock(size, |stock| stock.ledger_mut().close_account(*account).map_err(Stop::Fail)) {
                     pr_err!("an account could not be closed: {}\n", reason.as_str());
                 }
+                self.shed(size);
             }
         }
     }
@@ -184,7 +185,9 @@ impl Payer {
                 }
                 Ok(Ok(()))
             })
-            .map_err(crate::error::errno)?
+            .map_err(crate::error::errno)??;
+        self.machine.shed(size);
+        Ok(())
     }
 
     /// What its buffers use.

@@ -127,6 +127,14 @@ impl Machine {
         Ok(PageCount::new(came))
     }
 
+    /// Gives surplus pages back that no promise needs any more.
+    pub(crate) fn shed(&self, size: HugeSize) {
+        let Some(lock) = self.stock(size) else { return };
+        while let Some(frame) = lock.with(|stock| stock.drop_surplus()) {
+            self.let_go(frame);
+        }
+    }
+
     /// Refuses what cannot be had, before the first page of it is fetched: gigabytes would be, and be given back again,
     /// and everybody else's memory would be reclaimed for them.
     fn expect(&self, attempt: &Attempt, pages: PageCount) -> Result<(), Reason> {

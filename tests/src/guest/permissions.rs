@@ -20,6 +20,7 @@ use limits::{
     a_closed_file_gives_all_back, a_limit_goes_with_the_file,
     a_page_that_is_held_stays_charged_until_it_is_let_go,
     limits_of_a_file_and_of_its_user_hold_both, only_the_administrator_raises_a_limit,
+    what_only_a_guarantee_needed_leaves_with_it,
 };
 
 use super::raw::{self, as_user, Child, End};
@@ -36,6 +37,7 @@ pub(super) const GROUP: Group = Group {
             limits_of_a_file_and_of_its_user_hold_both,
             a_limit_goes_with_the_file,
             only_the_administrator_raises_a_limit,
+            what_only_a_guarantee_needed_leaves_with_it,
             a_closed_file_gives_all_back,
             a_page_that_is_held_stays_charged_until_it_is_let_go,
             charged_pages_are_limited_by_the_memory_cgroup,

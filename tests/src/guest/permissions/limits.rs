@@ -272,3 +272,43 @@ pub(super) fn a_page_that_is_held_stays_charged_until_it_is_let_go() -> Result<(
     );
     Ok(())
 }
+
+/// How many pages of 2 MiB there are, and how many of them are surplus.
+fn pages(device: &Device) -> Result<(u64, u64)> {
+    let stats = device.stats(HugeSize::MIB2, None)?;
+    Ok((stats.total / MIB2, stats.surplus / MIB2))
+}
+
+/// Promises `pages` pages of 2 MiB to a file.
+fn guarantee(device: &Device, pages: u64) -> Result<()> {
+    let bytes = ByteLen::new(pages * MIB2);
+    device.limit(Account::ThisFile, HugeSize::MIB2, None, bytes)?;
+    Ok(())
+}
+
+pub(super) fn what_only_a_guarantee_needed_leaves_with_it() -> Result<()> {
+    let admin = device()?;
+    let size = HugeSize::MIB2;
+    let (before, surplus) = pages(&admin)?;
+    ensure!(surplus == 0, "{surplus} surplus pages");
+    let pool = ByteLen::new(before * MIB2);
+    for lowered in [true, false] {
+        admin.resize(size, None, ByteLen::new(4 * MIB2))?;
+        let guaranteed = device()?;
+        guarantee(&guaranteed, 3)?;
+        admin.resize(size, None, ByteLen::new(0))?;
+        ensure!(pages(&admin)? == (3, 3), "{:?} of 3", pages(&admin)?);
+        if lowered {
+            guarantee(&guaranteed, 1)?;
+            ensure!(pages(&admin)? == (1, 1), "{:?} of 1", pages(&admin)?);
+            guarantee(&guaranteed, 0)?;
+        } else {
+            drop(guaranteed);
+        }
+        ensure!(pages(&admin)? == (0, 0), "{:?} of 0", pages(&admin)?);
+    }
+    admin.resize(size, None, pool)?;
+    ensure!(pages(&admin)? == (before, 0), "{:?}", pages(&admin)?);
+    drop(admin);
+    rest::wait()
+}
