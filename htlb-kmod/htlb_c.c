@@ -6,33 +6,23 @@
  * the Rust side proves before each call.
  */
 #include <linux/anon_inodes.h>
-#include <linux/dma-buf.h>
-#include <linux/dma-direct.h>
-#include <linux/dma-map-ops.h>
-#include <linux/dma-mapping.h>
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/gfp.h>
 #include <linux/highmem.h>
 #include <linux/huge_mm.h>
 #include <linux/hugetlb.h>
-#include <linux/iommu-dma.h>
 #include <linux/memory_hotplug.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/module.h>
 #include <linux/page_ref.h>
 #include <linux/pagemap.h>
-#include <linux/scatterlist.h>
 #include <linux/sched/signal.h>
-#include <linux/slab.h>
-#include <linux/swiotlb.h>
-#include <linux/vmalloc.h>
 #include <linux/wait_bit.h>
 #include <linux/workqueue.h>
 
 #include "htlb_c.h"
-#include "include/linux/htlb.h"
 
 /* ---- GFP masks -------------------------------------------------------- */
 
@@ -57,6 +47,18 @@ gfp_t htlb_c_gfp(u32 bits)
 		if (bits & BIT(bit))
 			gfp |= htlb_gfp_bits[bit];
 	return gfp;
+}
+
+/* The reverse of htlb_c_gfp(); false where a bit has no name. */
+bool htlb_c_gfp_names(gfp_t gfp, u32 *names)
+{
+	u32 bit;
+
+	*names = 0;
+	for (bit = 0; bit < ARRAY_SIZE(htlb_gfp_bits); bit++)
+		if (gfp & htlb_gfp_bits[bit])
+			*names |= BIT(bit);
+	return !(gfp & ~htlb_c_gfp(*names));
 }
 
 /* ---- pages ------------------------------------------------------------ */
@@ -172,6 +174,11 @@ bool htlb_c_page_clear(unsigned long pfn, u64 from, u64 to)
 	return true;
 }
 
+struct page *htlb_c_page(unsigned long pfn)
+{
+	return pfn_to_page(pfn);
+}
+
 /* ---- waiting ---------------------------------------------------------- */
 
 long htlb_c_wait(void *key, bool killable, bool (*over)(void *context), void *context)
@@ -262,9 +269,33 @@ void htlb_c_release_fault_lock(struct vm_fault *vmf)
 	release_fault_lock(vmf);
 }
 
-void htlb_c_vma_flags_set(struct vm_area_struct *vma, vm_flags_t flags)
+/* False for an area that its driver has made one of frames already: ours is one of folios, or makes itself one of frames. */
+bool htlb_c_vma_flags_set(struct vm_area_struct *vma, vm_flags_t flags)
 {
+	if (vma->vm_flags & (VM_PFNMAP | VM_MIXEDMAP))
+		return false;
 	vm_flags_set(vma, flags);
+	return true;
+}
+
+/* For an area that shows a part of a buffer to somebody who has no file of it. */
+void htlb_c_vma_is_window(struct vm_area_struct *vma)
+{
+	vma->vm_private_data = HTLB_OURS;
+}
+
+/*
+ * Whether this is remap_file_pages() on such an area: it would show all of the buffer, since it asks nobody but the area's file.
+ * A program that maps its own buffer over a window of it, and populates that in the same call, is taken for one. Under the mmap lock.
+ */
+bool htlb_c_remaps_window(struct file *file, unsigned long address, unsigned long flags)
+{
+	struct vm_area_struct *vma;
+
+	if (~flags & (MAP_FIXED | MAP_POPULATE))
+		return false;
+	vma = vma_lookup(current->mm, address);
+	return vma && vma->vm_file == file && vma->vm_private_data;
 }
 
 bool htlb_c_vma_is_cow(struct vm_area_struct *vma)
@@ -295,170 +326,6 @@ unsigned long htlb_c_unmapped_area_at(struct file *file, unsigned long addr, uns
 				      unsigned long pgoff, unsigned long flags)
 {
 	return mm_get_unmapped_area(file, addr, len, pgoff, flags);
-}
-
-/* ---- drivers ---------------------------------------------------------- */
-
-/* ffi/exports.rs mirrors the record and has the functions. */
-static_assert(sizeof(struct htlb_request) == 72 && offsetof(struct htlb_request, dev) == 64);
-static_assert(offsetof(struct htlb_request, node_policy) == 48);
-static_assert(offsetof(struct htlb_request, gfp) == 56);
-
-EXPORT_SYMBOL_GPL(htlb_create);
-EXPORT_SYMBOL_GPL(htlb_from_fd);
-EXPORT_SYMBOL_GPL(htlb_get);
-EXPORT_SYMBOL_GPL(htlb_put);
-EXPORT_SYMBOL_GPL(htlb_install_fd);
-EXPORT_SYMBOL_GPL(htlb_size);
-EXPORT_SYMBOL_GPL(htlb_reserve);
-EXPORT_SYMBOL_GPL(htlb_populate);
-EXPORT_SYMBOL_GPL(htlb_punch);
-EXPORT_SYMBOL_GPL(htlb_page_at);
-EXPORT_SYMBOL_GPL(htlb_pin);
-EXPORT_SYMBOL_GPL(htlb_unpin);
-EXPORT_SYMBOL_GPL(htlb_seal);
-EXPORT_SYMBOL_GPL(htlb_unseal);
-EXPORT_SYMBOL_GPL(htlb_sg_map);
-EXPORT_SYMBOL_GPL(htlb_sg_unmap);
-EXPORT_SYMBOL_GPL(htlb_mmap);
-EXPORT_SYMBOL_GPL(htlb_get_unmapped_area);
-
-/* The reverse of htlb_c_gfp(); false where a bit has no name. */
-bool htlb_c_gfp_names(gfp_t gfp, u32 *names)
-{
-	u32 bit;
-
-	*names = 0;
-	for (bit = 0; bit < ARRAY_SIZE(htlb_gfp_bits); bit++)
-		if (gfp & htlb_gfp_bits[bit])
-			*names |= BIT(bit);
-	return !(gfp & ~htlb_c_gfp(*names));
-}
-
-struct page *htlb_c_page(unsigned long pfn)
-{
-	return pfn_to_page(pfn);
-}
-
-static bool htlb_c_device_is_translated(struct device *dev)
-{
-	return use_dma_iommu(dev) || get_dma_ops(dev);
-}
-
-/* How many address bits of memory the device drives. */
-u32 htlb_c_device_bits(struct device *dev)
-{
-	u64 mask = min_not_zero(dma_get_mask(dev), dev->bus_dma_limit);
-
-	if (htlb_c_device_is_translated(dev) || mask == U64_MAX)
-		return 64;
-	/* Of a mask with gaps, what lies below the first. */
-	return __ffs64(~mask);
-}
-
-int htlb_c_device_node(struct device *dev)
-{
-	return dev_to_node(dev);
-}
-
-bool htlb_c_device_reaches(struct device *dev, u64 physical, u64 len)
-{
-	if (htlb_c_device_is_translated(dev))
-		return true;
-	return dev->dma_mask &&
-	       phys_to_dma(dev, physical) + len - 1 <= min_not_zero(*dev->dma_mask, dev->bus_dma_limit);
-}
-
-struct sg_table *htlb_c_sg_alloc(u32 entries)
-{
-	struct sg_table *table = kzalloc(sizeof(*table), GFP_KERNEL);
-
-	if (table && sg_alloc_table(table, entries, GFP_KERNEL)) {
-		kfree(table);
-		table = NULL;
-	}
-	return table;
-}
-
-void htlb_c_sg_free(struct sg_table *table)
-{
-	sg_free_table(table);
-	kfree(table);
-}
-
-/* Returns the next entry, or NULL after the last. */
-struct scatterlist *htlb_c_sg_set(struct scatterlist *entry, u64 physical, u32 len)
-{
-	sg_set_page(entry, pfn_to_page(physical >> PAGE_SHIFT), len, offset_in_page(physical));
-	return sg_next(entry);
-}
-
-int htlb_c_sg_map(struct device *dev, struct sg_table *table, u32 direction)
-{
-	return dma_map_sgtable(dev, table, direction, 0);
-}
-
-void htlb_c_sg_unmap(struct device *dev, struct sg_table *table, u32 direction)
-{
-	dma_unmap_sgtable(dev, table, direction, 0);
-}
-
-/* ---- dma-bufs --------------------------------------------------------- */
-
-MODULE_IMPORT_NS("DMA_BUF");
-EXPORT_SYMBOL_GPL(htlb_export);
-
-u64 htlb_c_device_longest(struct device *dev)
-{
-	u64 longest = dma_get_max_seg_size(dev);
-
-	/* Where everything is copied, only so much at once can be. */
-	if (!htlb_c_device_is_translated(dev) && is_swiotlb_force_bounce(dev))
-		longest = min_t(u64, longest, dma_max_mapping_size(dev));
-	return longest;
-}
-
-u64 htlb_c_device_boundary(struct device *dev)
-{
-	return dma_get_seg_boundary(dev);
-}
-
-/* Without a look at the caches, and without copying what is older back over what is newer. */
-int htlb_c_sg_map_quietly(struct device *dev, struct sg_table *table)
-{
-	return dma_map_sgtable(dev, table, DMA_BIDIRECTIONAL, DMA_ATTR_SKIP_CPU_SYNC);
-}
-
-void htlb_c_sg_unmap_quietly(struct device *dev, struct sg_table *table)
-{
-	dma_unmap_sgtable(dev, table, DMA_BIDIRECTIONAL, DMA_ATTR_SKIP_CPU_SYNC);
-}
-
-void htlb_c_sg_sync_for_cpu(struct device *dev, struct sg_table *table, u32 direction)
-{
-	dma_sync_sgtable_for_cpu(dev, table, direction);
-}
-
-void htlb_c_sg_sync_for_device(struct device *dev, struct sg_table *table, u32 direction)
-{
-	dma_sync_sgtable_for_device(dev, table, direction);
-}
-
-/* Turns the list of frames into one of pages, in its place. */
-void *htlb_c_vmap(u64 *frames, u32 pages)
-{
-	struct page **list = (struct page **)frames;
-	u32 i;
-
-	BUILD_BUG_ON(sizeof(*list) > sizeof(*frames));
-	for (i = 0; i < pages; i++)
-		list[i] = pfn_to_page(frames[i]);
-	return vmap(list, pages, VM_MAP, PAGE_KERNEL);
-}
-
-void htlb_c_vunmap(void *address)
-{
-	vunmap(address);
 }
 
 /* ---- limbo ------------------------------------------------------------ */

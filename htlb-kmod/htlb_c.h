@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What htlb_c.c gives to the Rust side; ffi/c.rs declares the same. */
+/* What htlb_c.c and htlb_dma.c give to the Rust side; the files of ffi/ declare the same. */
 #ifndef HTLB_C_H
 #define HTLB_C_H
 
@@ -47,7 +47,9 @@ void htlb_c_hold_end(struct address_space *mapping);
 struct page *htlb_c_page_get_locked(unsigned long pfn, unsigned long subpage);
 void htlb_c_page_put_locked(unsigned long pfn);
 void htlb_c_release_fault_lock(struct vm_fault *vmf);
-void htlb_c_vma_flags_set(struct vm_area_struct *vma, vm_flags_t flags);
+bool htlb_c_vma_flags_set(struct vm_area_struct *vma, vm_flags_t flags);
+void htlb_c_vma_is_window(struct vm_area_struct *vma);
+bool htlb_c_remaps_window(struct file *file, unsigned long address, unsigned long flags);
 bool htlb_c_vma_is_cow(struct vm_area_struct *vma);
 unsigned long htlb_c_unmapped_area(struct file *file, unsigned long len, unsigned long pgoff,
 				   unsigned long flags, unsigned long align);

@@ -58,7 +58,9 @@ extern "C" {
     pub(super) fn htlb_c_vma_flags_set(
         vma: *mut bindings::vm_area_struct,
         flags: bindings::vm_flags_t,
-    );
+    ) -> bool;
+    pub(super) fn htlb_c_vma_is_window(vma: *mut bindings::vm_area_struct);
+    pub(super) fn htlb_c_remaps_window(file: *mut bindings::file, address: usize, flags: usize) -> bool;
     pub(super) fn htlb_c_vma_is_cow(vma: *mut bindings::vm_area_struct) -> bool;
     pub(super) fn htlb_c_unmapped_area(
         file: *mut bindings::file,

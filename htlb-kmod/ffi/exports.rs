@@ -36,7 +36,7 @@ pub(crate) struct RawRequest {
     dev: *mut bindings::device,
 }
 
-// `htlb_c.c` asserts the same of the C record.
+// `htlb_dma.c` asserts the same of the C record.
 const _: () = assert!(size_of::<RawRequest>() == 72 && core::mem::offset_of!(RawRequest, dev) == 64);
 const _: () = assert!(core::mem::offset_of!(RawRequest, node_policy) == 48);
 const _: () = assert!(core::mem::offset_of!(RawRequest, gfp) == 56);

@@ -268,7 +268,9 @@ pub(super) unsafe fn map(file: *mut bindings::file, vma: *mut bindings::vm_area_
     let entries = mapping::admit(&buffer, &area)?;
     // SAFETY: as above; the flags suit the operations that are set with them.
     unsafe {
-        c::htlb_c_vma_flags_set(vma, fault::flags(entries));
+        if !c::htlb_c_vma_flags_set(vma, fault::flags(entries)) {
+            return Err(EINVAL);
+        }
         (*vma).vm_ops = fault::operations(entries);
     }
     Ok(())
@@ -284,6 +286,10 @@ unsafe extern "C" fn get_unmapped_area(
     pgoff: c_ulong,
     flags: c_ulong,
 ) -> c_ulong {
+    // SAFETY: by the contract: the kernel calls this under the mmap lock.
+    if unsafe { c::htlb_c_remaps_window(file, address as usize, flags as usize) } {
+        return EINVAL.to_errno() as c_ulong;
+    }
     // SAFETY: by the contract; it is not dropped, so the reference stays the caller's.
     match unsafe { BufferFile::from_raw(file) }.map(ManuallyDrop::new) {
         Some(file) => file.unmapped_area(address, len, pgoff, flags),
@@ -321,6 +327,8 @@ impl BufferFile {
         // SAFETY: by the contract. The area has a reference of its own from here on, and what it had is given back, also
         // where the rest fails: the kernel lets the file go that it then finds there.
         unsafe { bindings::vma_set_file(vma, self.as_ptr()) };
+        // SAFETY: as above.
+        unsafe { c::htlb_c_vma_is_window(vma) };
         // SAFETY: by the contract, and its file is ours now.
         unsafe { map(self.as_ptr(), vma) }
     }

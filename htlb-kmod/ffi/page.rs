@@ -12,6 +12,9 @@ use super::c;
 /// The largest order that is one folio, mapped by its page structures. Larger pages are ranges of frames.
 const FOLIO_ORDER: u8 = 9;
 
+/// What `alloc_contig_pages` refuses: ranges are no compound pages, take nothing from the reserves, and are tried for as hard as ever.
+const NOT_FOR_RANGES: Gfp = Gfp::COMP.union(Gfp::HIGH).union(Gfp::MEMALLOC).union(Gfp::NOMEMALLOC).union(Gfp::NORETRY);
+
 /// A page of ours, for as long as its frame is not freed; or one that a pin keeps, for as long as the pin.
 #[derive(Clone, Copy)]
 pub(crate) struct Page {
@@ -35,9 +38,8 @@ pub(crate) fn allocate(gfp: Gfp, size: HugeSize, node: NodeId) -> Option<Frame> 
         // SAFETY: may sleep, as every caller may; the node is online, since it was among those with memory.
         unsafe { c::htlb_c_page_alloc(gfp, order, nid) }
     } else {
-        // Ranges take no compound flag.
         // SAFETY: translates bits.
-        let gfp = unsafe { c::htlb_c_gfp((gfp | Gfp::NOWARN).difference(Gfp::COMP).bits()) };
+        let gfp = unsafe { c::htlb_c_gfp((gfp | Gfp::NOWARN).difference(NOT_FOR_RANGES).bits()) };
         // SAFETY: as above; a null mask means every node that the flags allow, which is this one.
         unsafe { c::htlb_c_range_alloc(gfp, order, nid, core::ptr::null_mut()) }
     };

@@ -266,7 +266,7 @@ impl Device {
             .map(DeviceBuffer::from)
             .map_err(|error| {
                 let asked = format!("import {len} bytes at offset {offset} of a memfd");
-                DeviceError::new(asked, &error, error::CREATE)
+                DeviceError::of_donation(asked, &error)
             })
     }
 }

@@ -86,13 +86,14 @@ static int __init chardev_init(void)
 	buffer = htlb_create(&request);
 	if (IS_ERR(buffer))
 		return PTR_ERR(buffer);
-	filler = kthread_run(chardev_filler, NULL, "htlb_chardev");
+	filler = kthread_create(chardev_filler, NULL, "htlb_chardev");
 	if (IS_ERR(filler)) {
 		htlb_put(buffer);
 		return PTR_ERR(filler);
 	}
-	/* It ends by itself, perhaps before it is stopped. */
+	/* Before it runs: it ends by itself, perhaps before it is stopped. */
 	get_task_struct(filler);
+	wake_up_process(filler);
 	error = misc_register(&chardev);
 	if (error) {
 		kthread_stop_put(filler);

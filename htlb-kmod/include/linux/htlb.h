@@ -268,7 +268,8 @@ void htlb_sg_unmap(struct htlb_buffer *buffer, struct device *dev, struct sg_tab
  * still have the mapping.
  *
  * Context: that of the mmap operation.
- * Return: 0, -ENXIO for an area beyond the buffer's capacity, -EINVAL for a private one of pages larger than 2 MiB.
+ * Return: 0, -ENXIO for an area beyond the buffer's capacity, -EINVAL for a private one of pages larger than 2 MiB, and for one that
+ * has VM_PFNMAP or VM_MIXEDMAP already.
  */
 int htlb_mmap(struct htlb_buffer *buffer, struct vm_area_struct *vma);
 

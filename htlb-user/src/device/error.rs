@@ -26,6 +26,12 @@ pub(super) const CREATE: Meanings = &[
     (libc::EOPNOTSUPP, Cause::PageSizeUnsupported),
     (libc::EOVERFLOW, Cause::SizeTooLarge),
 ];
+/// For donations, of which the record says a range.
+pub(super) const IMPORT: Meanings = &[
+    (libc::EOPNOTSUPP, Cause::PageSizeUnsupported),
+    (libc::EOVERFLOW, Cause::RangeOverflow),
+    (libc::EIO, Cause::Poisoned),
+];
 /// For those that are about a pool.
 pub(super) const POOL: Meanings = &[
     (libc::EOPNOTSUPP, Cause::PageSizeUnsupported),
@@ -53,6 +59,8 @@ pub struct DeviceError {
     asked: String,
     errno: i32,
     cause: Option<Cause>,
+    /// What to do next, where the call knows better than the number.
+    advice: Option<&'static str>,
 }
 
 impl DeviceError {
@@ -63,7 +71,19 @@ impl DeviceError {
             asked: asked.into(),
             errno,
             cause: meant.map(|(_, cause)| *cause),
+            advice: None,
         }
+    }
+
+    /// The same, of a donation: no right of the caller's is missing, but one of the file's.
+    pub(super) fn of_donation(asked: impl Into<String>, error: &io::Error) -> Self {
+        let error = Self::new(asked, error, IMPORT);
+        let advice = match error.errno {
+            libc::EACCES => Some("open the memfd for reading and writing"),
+            libc::EPERM => Some("its seals forbid writing: donate a memfd without F_SEAL_WRITE and F_SEAL_FUTURE_WRITE"),
+            _ => None,
+        };
+        Self { advice, ..error }
     }
 
     /// Refused on this side, before the kernel was asked.
@@ -72,6 +92,7 @@ impl DeviceError {
             asked: asked.into(),
             errno: cause.errno(),
             cause: Some(cause),
+            advice: None,
         }
     }
 
@@ -93,6 +114,9 @@ impl DeviceError {
     }
 
     fn advice(&self) -> Option<&'static str> {
+        if self.advice.is_some() {
+            return self.advice;
+        }
         Some(match (self.errno, self.cause) {
             (_, Some(Cause::Pinned)) => "end what uses the range first: a device, or a program that does direct I/O to it",
             (_, Some(Cause::Sealed)) => "take the seals away first; a dma-buf that a device is attached to is one",
@@ -147,11 +171,27 @@ mod tests {
 
     #[test]
     fn every_name_gives_the_number_back() {
-        for table in [ANY, CREATE, POOL, FILL, CUT, SEAL, LOOK] {
+        for table in [ANY, CREATE, IMPORT, POOL, FILL, CUT, SEAL, LOOK] {
             for (errno, cause) in table {
                 assert_eq!(cause.errno(), *errno, "{cause:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_donor_is_told_what_the_file_lacks_and_not_to_be_root() {
+        for (errno, advice) in [
+            (libc::EACCES, "reading and writing"),
+            (libc::EPERM, "F_SEAL_WRITE"),
+        ] {
+            let error = DeviceError::of_donation("import", &io::Error::from_raw_os_error(errno));
+            let text = error.to_string();
+            assert!(text.contains(advice) && !text.contains("root"), "{text}");
+            assert_eq!((error.errno(), error.cause()), (errno, None));
+        }
+        let beyond =
+            DeviceError::of_donation("import", &io::Error::from_raw_os_error(libc::EOVERFLOW));
+        assert_eq!(beyond.cause(), Some(Cause::RangeOverflow));
     }
 
     #[test]

@@ -25,6 +25,8 @@ struct platform_device *device;
 
 static DEFINE_MUTEX(one);
 static struct htlb_buffer *kept;
+/* What the driver says of an area before it passes it on. */
+static vm_flags_t area_flags;
 static LIST_HEAD(taken);
 
 struct htlb_buffer *strict(u64 pages)
@@ -128,6 +130,17 @@ static void unseal_kept(void)
 	htlb_unseal(kept);
 }
 
+/* 1 for an area of frames, 2 for one of frames and pages, 3 for one that is only kept from growing; 0 for none of these. */
+static void mark_areas(void)
+{
+	static const vm_flags_t marks[] = { 0, VM_PFNMAP, VM_MIXEDMAP, VM_IO | VM_DONTEXPAND };
+
+	EXPECT_TRUE(argument < ARRAY_SIZE(marks));
+	area_flags = marks[argument];
+out:
+	return;
+}
+
 /* Every page of 2 MiB below @argument that the system has to give, until give_back(). */
 static void take_low_memory(void)
 {
@@ -170,6 +183,7 @@ static const struct {
 	CASE(a_device_limits_the_pages),
 	CASE(nodes_are_kept_to), CASE(a_mask_of_its_own), CASE(from_a_kernel_thread), CASE(from_probe),
 	CASE(keep), CASE(drop), CASE(give_descriptor), CASE(keep_descriptor), CASE(seal_kept), CASE(unseal_kept),
+	CASE(mark_areas), CASE(a_giant_page),
 	CASE(take_low_memory), CASE(give_back),
 };
 
@@ -214,6 +228,7 @@ static long caller_ioctl(struct file *file, unsigned int number, unsigned long u
 static int caller_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	guard(mutex)(&one);
+	vm_flags_set(vma, area_flags);
 	return htlb_mmap(kept, vma);
 }
 

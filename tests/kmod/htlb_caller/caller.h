@@ -68,5 +68,6 @@ void nodes_are_kept_to(void);
 void a_mask_of_its_own(void);
 void from_a_kernel_thread(void);
 void from_probe(void);
+void a_giant_page(void);
 
 #endif

@@ -262,3 +262,33 @@ void from_probe(void)
 out:
 	return;
 }
+
+/* One page of 1 GiB, with the mask @argument; answers what the table of all of it has for entries. */
+void a_giant_page(void)
+{
+	struct htlb_request request = { .size = SZ_1G, .page_size = SZ_1G, .flags = HTLB_REQUEST_STRICT, .dev = &device->dev };
+	struct sg_table *table = NULL;
+	struct htlb_buffer *buffer;
+	struct page *first, *last;
+
+	request.gfp = argument ? GFP_KERNEL | __GFP_HIGH | __GFP_NOMEMALLOC | __GFP_NORETRY : 0;
+	buffer = htlb_create(&request);
+	EXPECT(PTR_ERR_OR_ZERO(buffer), 0);
+	EXPECT(htlb_populate(buffer, 0, SZ_1G, NULL, NULL), 0);
+	first = htlb_page_at(buffer, 0);
+	last = htlb_page_at(buffer, SZ_1G - 1);
+	EXPECT_TRUE(first && last);
+	EXPECT(page_to_pfn(first) % (SZ_1G >> PAGE_SHIFT), 0);
+	EXPECT(page_to_pfn(last) - page_to_pfn(first), (SZ_1G >> PAGE_SHIFT) - 1);
+	EXPECT_TRUE(all_bytes(buffer, 0, HUGE, 0) && all_bytes(buffer, SZ_1G - HUGE, HUGE, 0));
+	table = htlb_sg_map(buffer, &device->dev, 0, SZ_1G, DMA_BIDIRECTIONAL);
+	EXPECT(PTR_ERR_OR_ZERO(table), 0);
+	answer = table->nents;
+	EXPECT(sg_dma_address(table->sgl), page_to_phys(first));
+	EXPECT(sg_dma_len(table->sgl), SZ_1G);
+out:
+	if (!IS_ERR_OR_NULL(table))
+		htlb_sg_unmap(buffer, &device->dev, table, DMA_BIDIRECTIONAL);
+	if (!IS_ERR(buffer))
+		htlb_put(buffer);
+}

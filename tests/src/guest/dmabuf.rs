@@ -44,6 +44,7 @@ pub(super) const GROUP: Group = Group {
             a_private_copy_stays_private,
             a_reader_cannot_map_for_writing,
             a_mapping_ends_with_the_range,
+            a_mapping_shows_no_other_pages,
             a_page_comes_with_the_touch,
             ranges_are_checked,
             flags_are_checked,

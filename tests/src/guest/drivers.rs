@@ -5,6 +5,7 @@ mod caller;
 mod chardev;
 mod edu;
 mod mapped;
+mod rust;
 mod view;
 
 pub(super) use caller::Caller;
@@ -32,4 +33,14 @@ pub(super) const EDU: Group = Group {
         Module::new("htlb_caller", ""),
     ],
     cases: edu::cases,
+};
+
+/// The test driver in Rust, in a group of its own: in the first one nothing but a mapping may keep the module.
+pub(super) const RUST: Group = Group {
+    name: "rust_driver",
+    modules: &[
+        Module::new("htlb", "pages_2m=8 overcommit_2m=0"),
+        Module::new("htlb_rust", ""),
+    ],
+    cases: rust::cases,
 };

@@ -6,6 +6,7 @@ use htlb_core::{ByteLen, HugeSize, Request};
 use htlb_user::buffer::Populate;
 use htlb_user::device::{Device, DeviceBuffer, DeviceError};
 
+use super::drivers::Caller;
 use super::span::{faults, in_child, Span, HUGE};
 use super::{cases, skip, Group, Module};
 
@@ -14,6 +15,7 @@ pub(super) const GROUP: Group = Group {
     modules: &[
         Module::new("htlb_leaves", ""),
         Module::new("htlb", "pages_1g=1 overcommit_1g=0"),
+        Module::new("htlb_caller", ""),
     ],
     cases: || {
         cases![
@@ -23,6 +25,7 @@ pub(super) const GROUP: Group = Group {
             a_punch_revokes_it,
             a_child_shares_it,
             it_comes_home,
+            a_driver_gets_it_as_one_entry,
         ]
     },
 };
@@ -166,5 +169,22 @@ fn it_comes_home() -> Result<()> {
     );
     ensure!(device.resize(HugeSize::GIB1, None, ByteLen::ZERO)?.raw() == 0);
     ensure!(device.stats(HugeSize::GIB1, None)?.total == 0);
+    Ok(())
+}
+
+/// From the pool, and from the system with a mask that has more to say than `alloc_contig_pages` wants to hear.
+fn a_driver_gets_it_as_one_entry() -> Result<()> {
+    drop(giant(Populate::Later)?);
+    let caller = Caller::open()?;
+    let entries = caller.run("a_giant_page", 0)?;
+    ensure!(entries == 1, "{entries} entries");
+    let device = Device::open()?;
+    let page = ByteLen::new(GIB as u64);
+    super::rest::wait()?;
+    device.resize(HugeSize::GIB1, None, ByteLen::ZERO)?;
+    device.allow_surplus(HugeSize::GIB1, page)?;
+    let entries = caller.run("a_giant_page", 1);
+    device.allow_surplus(HugeSize::GIB1, ByteLen::ZERO)?;
+    ensure!(entries? == 1);
     Ok(())
 }

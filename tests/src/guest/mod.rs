@@ -89,6 +89,7 @@ pub const GROUPS: &[&Group] = &[
     &pool::GROUP,
     &drivers::GROUP,
     &drivers::EDU,
+    &drivers::RUST,
     &mappings::GROUP,
     &library::GROUP,
     &punch::GROUP,

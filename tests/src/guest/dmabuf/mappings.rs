@@ -8,6 +8,7 @@ use htlb_user::buffer::Populate;
 use htlb_user::device::{Export, How, Mapping};
 
 use super::{buffer, bytes_of, errno, map, map_as, pattern, whole, BASE, PAGE};
+use crate::guest::expect_in_log;
 use crate::kmod::leaves::{self, Leaves};
 
 fn leaves(mapping: &Mapping) -> Result<Leaves> {
@@ -166,5 +167,40 @@ pub(super) fn a_page_comes_with_the_touch() -> Result<()> {
     ensure!(mapping.byte(usize::try_from(PAGE)? + 12345)? == 0);
     ensure!(buffer.info()?.populated == PAGE);
     ensure!(leaves(&mapping)? == of_2m(1), "{:?}", leaves(&mapping)?);
+    Ok(())
+}
+
+/// `remap_file_pages` asks nobody but the file of the area, which is the buffer's: all of the buffer would be seen.
+pub(super) fn a_mapping_shows_no_other_pages() -> Result<()> {
+    expect_in_log("remap_file_pages")?;
+    let buffer = buffer(4 * PAGE, Populate::Now)?;
+    let len = usize::try_from(PAGE)?;
+    let range = buffer.export(PAGE, PAGE, Export::Writable)?;
+    let window = map(&range, 0, PAGE)?;
+    let own = buffer.map(2 * PAGE, len, How::SHARED)?;
+    let remap = |mapping: &Mapping, page: usize| {
+        // SAFETY: other bytes may be seen there afterwards, of which nobody has a reference.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_remap_file_pages,
+                mapping.address(),
+                len,
+                0,
+                page,
+                0,
+            )
+        };
+        if done == 0 {
+            Ok(())
+        } else {
+            Err(std::io::Error::last_os_error())
+        }
+    };
+    for page in [0, 512, 1024, 1536] {
+        let refused = errno(remap(&window, page));
+        ensure!(refused == Some(libc::EINVAL), "page {page}: {refused:?}");
+    }
+    // Whoever has the buffer's own file may see all of it.
+    remap(&own, 0)?;
     Ok(())
 }

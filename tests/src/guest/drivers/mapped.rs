@@ -21,6 +21,7 @@ pub(super) fn cases() -> Vec<Case> {
     cases![
         a_driver_s_file_maps_huge_pages,
         a_driver_s_file_refuses_what_is_not_there,
+        an_area_that_is_one_of_frames_already_is_refused,
         a_mapping_outlives_the_driver,
         a_program_gets_a_descriptor,
         a_driver_gets_a_program_s_buffer,
@@ -89,6 +90,27 @@ fn a_driver_s_file_refuses_what_is_not_there() -> Result<()> {
     ];
     caller.run("drop", 0)?;
     ensure!(refusals == [Some(libc::ENXIO); 3], "{refusals:?}");
+    Ok(())
+}
+
+/// Folios in such an area would never be let go, and frames in one of both kinds stop the kernel.
+fn an_area_that_is_one_of_frames_already_is_refused() -> Result<()> {
+    let caller = Caller::open()?;
+    caller.run("keep", 0)?;
+    let marked = |mark| -> Result<Option<i32>> {
+        caller.run("mark_areas", mark)?;
+        let view = View::new(&caller.file, 0, HUGE, Writes::Shared);
+        if let Ok(view) = &view {
+            holds_the_pattern(view, 0, HUGE)?;
+        }
+        Ok(view.err().and_then(|error| error.raw_os_error()))
+    };
+    let answers = [marked(1)?, marked(2)?, marked(3)?, marked(0)?];
+    caller.run("drop", 0)?;
+    ensure!(
+        answers == [Some(libc::EINVAL), Some(libc::EINVAL), None, None],
+        "{answers:?}"
+    );
     Ok(())
 }
 

@@ -173,6 +173,12 @@ fn a_memory_error_takes_one_page_out_for_good() -> Result<()> {
     let before = device.stats(HugeSize::MIB2, None)?;
     let (buffer, area) = mapped(2, 88)?;
     let bad = HUGE + 5 * BASE;
+    // A page that only may go bad cannot be moved away: nothing changes.
+    let moved = area.advise(bad..bad + BASE, libc::MADV_SOFT_OFFLINE);
+    ensure!(moved.is_err(), "a page was moved away");
+    area.expect(0..2 * HUGE, 88)?;
+    let place = buffer.lookup(bad as u64)?;
+    ensure!(place.size == HugeSize::MIB2, "{place:?}");
     // The page stays where it is, whatever the kernel says of its attempt to move it away.
     let _ = area.advise(bad..bad + BASE, libc::MADV_HWPOISON);
     area.expect(0..HUGE, 88)?;
