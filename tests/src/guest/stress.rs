@@ -65,10 +65,10 @@ fn nothing() -> Result<()> {
 }
 
 fn threads_and_processes_do_anything_at_all() -> Result<()> {
-    let plan = Plan::of("threads_and_processes", 24)?;
+    let plan = Plan::of("threads_and_processes", 20)?;
     let pool = HugetlbPool::of(HugeSize::MIB2, 12)?;
     let mut storm = Storm::new(plan, SMALL, Victims::None, &nothing)?;
-    let done = storm.rounds(Duration::from_secs(8));
+    let done = storm.rounds(Duration::from_secs(5));
     storm.report();
     done?;
     storm.tally().all_of(Kind::ALL)?;
@@ -84,7 +84,7 @@ fn threads_and_processes_do_anything_at_all() -> Result<()> {
 
 /// Each with a file of its own, and a buffer or two.
 fn hundreds_of_processes() -> Result<()> {
-    let plan = Plan::of("hundreds", 8)?;
+    let plan = Plan::of("hundreds", 2)?;
     let measure = Measure {
         processes: 200,
         threads: 1,
@@ -93,7 +93,7 @@ fn hundreds_of_processes() -> Result<()> {
         gfp: Gfp::empty(),
     };
     let mut storm = Storm::new(plan, measure, Victims::None, &nothing)?;
-    let done = storm.rounds(Duration::from_secs(8));
+    let done = storm.rounds(Duration::from_secs(5));
     storm.report();
     done?;
     let kinds = [Kind::Create, Kind::Map, Kind::Peek, Kind::Punch, Kind::Fork];

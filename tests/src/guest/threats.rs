@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use htlb_core::uapi::{Create, CreateFlags};
-use htlb_core::{ByteLen, HugeSize};
+use htlb_core::{ByteLen, Error as Reason, HugeSize};
 use htlb_user::device::{Device, DeviceBuffer, Export, How};
 use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
 
 use super::area::{Area, BASE, HUGE};
-use super::raw::{as_user, Child};
+use super::raw::{as_user, Child, End};
 use super::{cases, is_debug_kernel, rest, Group, Module};
 use crate::kmod::importer::{Direction, Importer, View};
 
@@ -29,8 +29,9 @@ pub(super) const GROUP: Group = Group {
         cases![
             a_device_gets_zeroes_whoever_had_the_page_before,
             base_pages_are_zero_whoever_had_them_before,
+            a_lookup_races_punches,
             nothing_tells_of_kernel_addresses,
-            every_long_call_can_be_killed,
+            every_long_call_can_be_killed.within(90),
         ]
     },
 };
@@ -111,6 +112,45 @@ fn base_pages_are_zero_whoever_had_them_before() -> Result<()> {
     rest::wait()
 }
 
+/// The page that is looked up may be the system's again before the answer is given; what was seen is told, and the page is left alone.
+fn a_lookup_races_punches() -> Result<()> {
+    let device = Device::open()?;
+    let size = HugeSize::MIB2;
+    // Without a pool every page comes from the system and goes back there.
+    device.resize(size, None, ByteLen::ZERO)?;
+    let buffer = buffer(&device, PAGE, PAGE, CreateFlags::NORESERVE)?;
+    let began = Instant::now();
+    let goes_on = || began.elapsed() < Duration::from_secs(4);
+    let (found, punched) = thread::scope(|scope| -> Result<(u64, u64)> {
+        let looks = scope.spawn(|| -> Result<u64> {
+            let mut found = 0;
+            while goes_on() {
+                match buffer.lookup(0) {
+                    Ok(_) => found += 1,
+                    Err(error) => ensure!(error.errno() == Reason::NotPresent.errno(), "{error}"),
+                }
+            }
+            Ok(found)
+        });
+        let mut punched = 0;
+        while goes_on() {
+            buffer.populate(0, PAGE)?;
+            buffer.punch(0, PAGE)?;
+            punched += 1;
+        }
+        let found = looks
+            .join()
+            .unwrap_or_else(|_| anyhow::bail!("it panicked"))?;
+        Ok((found, punched))
+    })?;
+    println!("found {found} times, punched {punched} times");
+    ensure!(found > 0 && punched > 0);
+    drop(buffer);
+    device.resize(size, None, ByteLen::new(PAGES * PAGE))?;
+    drop(device);
+    rest::wait()
+}
+
 /// Everything that the kernel says of the module in files that programs may read.
 fn sayings(
     device: &Device,
@@ -130,7 +170,7 @@ fn sayings(
     ] {
         files.push(format!("/proc/self/fdinfo/{fd}"));
     }
-    for folder in ["/sys/module/htlb/parameters", "/sys/class/misc/htlb"] {
+    for folder in ["/sys/module/htlb", "/sys/class/misc/htlb"] {
         for entry in fs::read_dir(folder).with_context(|| format!("reading {folder}"))? {
             let path = entry?.path();
             if path.is_file() {
@@ -201,13 +241,36 @@ fn nothing_tells_of_kernel_addresses() -> Result<()> {
     rest::wait()
 }
 
-/// How long a process may live on after `SIGKILL`.
-fn patience() -> Duration {
-    Duration::from_secs(if is_debug_kernel() { 10 } else { 3 })
+/// What a signal does to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Signal {
+    /// It ends at the next page.
+    Ends,
+    /// It waits, as for the end of a process: what is given back is given back as a whole, and takes as long as there is of it.
+    Waits,
+}
+
+impl Signal {
+    /// How long a process may live on after `SIGKILL`.
+    fn patience(self) -> Duration {
+        let seconds = match self {
+            Self::Ends => 3,
+            Self::Waits => 15,
+        };
+        Duration::from_secs(if is_debug_kernel() {
+            4 * seconds
+        } else {
+            seconds
+        })
+    }
 }
 
 /// Runs a call in a process that is killed soon, and says how long it lived on.
 fn killed(name: &str, call: impl FnOnce() -> Result<()>) -> Result<()> {
+    killed_as(Signal::Ends, name, call)
+}
+
+fn killed_as(signal: Signal, name: &str, call: impl FnOnce() -> Result<()>) -> Result<()> {
     let began = Instant::now();
     let child = Child::start(call)?;
     thread::sleep(Duration::from_millis(if is_debug_kernel() {
@@ -219,15 +282,20 @@ fn killed(name: &str, call: impl FnOnce() -> Result<()>) -> Result<()> {
     child.kill();
     let end = child.end()?;
     let lived = began.elapsed().saturating_sub(before);
-    println!("{name}: {end:?} {} ms after the signal", lived.as_millis());
-    ensure!(lived < patience(), "{name} lived on for {lived:?}");
+    let how = match end {
+        End::Said(text) if text.is_empty() => "done".to_owned(),
+        End::Said(text) => text.lines().next().unwrap_or_default().to_owned(),
+        End::Signal(signal) => format!("ended by signal {signal}"),
+    };
+    println!("{name}: {how}, {} ms after the signal", lived.as_millis());
+    ensure!(lived < signal.patience(), "{name} lived on for {lived:?}");
     rest::check().map_err(anyhow::Error::msg)
 }
 
 /// Nobody's limits hold here: what bounds a call is the machine, or a signal.
 fn every_long_call_can_be_killed() -> Result<()> {
     const HUGE_BYTES: u64 = 1 << 40;
-    const BASE_BYTES: u64 = 16 << 30;
+    const BASE_BYTES: u64 = 8 << 30;
     let device = Device::open()?;
     let overcommit = device.stats(HugeSize::MIB2, None)?.overcommit;
     device.allow_surplus(HugeSize::MIB2, ByteLen::new(HUGE_BYTES))?;
@@ -263,9 +331,15 @@ fn every_long_call_can_be_killed() -> Result<()> {
             let exported = made.export(0, 0, Export::Writable)?;
             Ok(Importer::open()?.attach(exported.as_fd()).map(drop)?)
         })?;
-        killed(&name("PUNCH"), || Ok(made.punch(0, bytes).map(drop)?))?;
-        killed(&name("TRUNCATE"), || Ok(made.truncate(1).map(drop)?))?;
-        killed(&name("the end of a buffer"), || make().map(drop))?;
+        killed_as(Signal::Waits, &name("PUNCH"), || {
+            Ok(made.punch(0, bytes).map(drop)?)
+        })?;
+        killed_as(Signal::Waits, &name("TRUNCATE"), || {
+            Ok(made.truncate(1).map(drop)?)
+        })?;
+        killed_as(Signal::Waits, &name("the end of a buffer"), || {
+            make().map(drop)
+        })?;
         drop(made);
         rest::wait()?;
     }

@@ -29,7 +29,7 @@ pub(super) fn a_small_memory_cgroup() -> Result<()> {
     if !fs::exists("/sys/fs/cgroup/cgroup.controllers")? {
         return skip("no cgroups in this guest");
     }
-    let plan = Plan::of("a_small_memory_cgroup", 8)?;
+    let plan = Plan::of("a_small_memory_cgroup", 6)?;
     let group = Cgroup::new("htlb-stress", 20 << 20)?;
     let enter = || group.enter();
     let measure = Measure {
@@ -37,7 +37,7 @@ pub(super) fn a_small_memory_cgroup() -> Result<()> {
         ..SMALL
     };
     let mut storm = Storm::new(plan, measure, Victims::OfMemory, &enter)?;
-    let done = storm.rounds(Duration::from_secs(4));
+    let done = storm.rounds(Duration::from_secs(3));
     storm.report();
     done?;
     let kinds = [Kind::Create, Kind::Populate, Kind::Map, Kind::Peek];
@@ -172,7 +172,7 @@ fn buffer(bytes: u64, page_bytes: u64, flags: CreateFlags) -> std::io::Result<De
 }
 
 pub(super) fn memory_is_nearly_gone_and_in_pieces() -> Result<()> {
-    let plan = Plan::of("memory_is_nearly_gone", 8)?;
+    let plan = Plan::of("memory_is_nearly_gone", 6)?;
     // Nothing that is locked is moved out of the way of a huge page.
     let _unmoved = Setting::change("/proc/sys/vm/compact_unevictable_allowed", "0")?;
     // Whoever has taken the memory goes first, and this case never.

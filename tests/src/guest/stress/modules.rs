@@ -147,7 +147,7 @@ fn come_and_go(stop: &Area) -> Result<()> {
 
 /// What keeps a module keeps it; what comes while it leaves finds it, or finds nothing.
 pub(super) fn modules_leave_at_bad_moments() -> Result<()> {
-    let plan = Plan::of("modules_leave", 8)?;
+    let plan = Plan::of("modules_leave", 6)?;
     for hold in HOLDS {
         refuses(hold).context(hold)?;
         rest::wait().context(hold)?;
@@ -214,7 +214,7 @@ fn edu_device() -> Result<String> {
 
 /// The driver of a device is unbound, bound, unloaded and loaded while programs map its buffer.
 pub(super) fn a_driver_loses_its_device_at_bad_moments() -> Result<()> {
-    let plan = Plan::of("a_driver_loses", 8)?;
+    let plan = Plan::of("a_driver_loses", 6)?;
     // The pool may have lost its low pages, which the driver cannot do without.
     ensure!(leaves(HTLB)?, "htlb is in use");
     HTLB.load()?;

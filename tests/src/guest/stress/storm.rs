@@ -151,9 +151,6 @@ impl<'a> Storm<'a> {
         for _ in 0..self.common.measure.processes {
             children.push(self.start()?);
         }
-        if children.len() > 100 {
-            println!("{} processes started", children.len());
-        }
         let began = Instant::now();
         let mut outcome = Ok(());
         while outcome.is_ok() && began.elapsed() < length {
