@@ -132,7 +132,7 @@ impl Payer {
         let accounts = machine.open(&machine.accounts_of(user)?)?;
         let payer = Self { machine: machine.clone(), accounts };
         // Dropped on failure, which closes them.
-        Ok(Arc::new(payer, GFP_KERNEL)?)
+        Ok(Arc::new(payer, GFP_KERNEL_ACCOUNT)?)
     }
 
     /// The payer of what the kernel itself asks for.

@@ -76,8 +76,8 @@ impl DmaBuffer {
             conceivable(request.size()).map_err(errno)?;
         }
         // The memory first: once the core's buffer is there, only dropping this one gives its pages back.
-        let memory = UniqueArc::<Self>::new_uninit(GFP_KERNEL)?;
-        let place = Place::new(GFP_KERNEL)?;
+        let memory = UniqueArc::<Self>::new_uninit(GFP_KERNEL_ACCOUNT)?;
+        let place = Place::new(GFP_KERNEL_ACCOUNT)?;
         let (core, pass) = {
             let host = KernelHost::enter(&backing, None, Patience::Killable, Copies::Stay).map_err(errno)?;
             let core = driver::create(&host, &placement, commitment, capacity, content).map_err(errno)?;
@@ -177,12 +177,6 @@ impl DmaBuffer {
     /// Whether its pages are somebody else's, who shares them.
     pub(crate) fn is_donated(&self) -> bool {
         self.backing.donation().is_some()
-    }
-
-    /// The page that was found at an offset.
-    pub(crate) fn page(&self, offset: ByteOffset, located: &Located) -> Option<Page> {
-        let start = offset.raw().checked_sub(located.offset_in_page.raw())?;
-        self.backing.page(start, located.pfn, located.size)
     }
 
     /// Notes who has it mapped.

@@ -104,7 +104,7 @@ pub(crate) fn export(file: &BufferFile, offset: u64, len: u64, flags: u32) -> Re
             attached <- new_mutex!(KVec::new(), "htlb::attached"),
             view <- new_mutex!(None, "htlb::view"),
         }),
-        GFP_KERNEL,
+        GFP_KERNEL_ACCOUNT,
     )?;
     DmaBuf::new(exported, range.len().raw(), flags)
 }
@@ -154,8 +154,8 @@ impl Exported {
     pub(crate) fn attach(&self, device: Device<'static>) -> Result<Arc<Attachment>> {
         let sealed = self.hold()?;
         let table = segments::table(&self.file.buffer(), device, self.range)?;
-        let attachment = Arc::new(Attachment { mapped: Mapped::new(table, device)?, _sealed: sealed }, GFP_KERNEL)?;
-        self.attached.lock().push(Entry { attachment: attachment.clone(), maps: 0 }, GFP_KERNEL)?;
+        let attachment = Arc::new(Attachment { mapped: Mapped::new(table, device)?, _sealed: sealed }, GFP_KERNEL_ACCOUNT)?;
+        self.attached.lock().push(Entry { attachment: attachment.clone(), maps: 0 }, GFP_KERNEL_ACCOUNT)?;
         Ok(attachment)
     }
 

@@ -113,9 +113,10 @@ void htlb_c_range_free(unsigned long pfn, unsigned int order)
 	free_contig_range(pfn, 1UL << order);
 }
 
+/* Of any frame, also where somebody else has its page by now. */
 int htlb_c_page_node(unsigned long pfn)
 {
-	return page_to_nid(pfn_to_page(pfn));
+	return pfn_valid(pfn) ? page_to_nid(pfn_to_page(pfn)) : NUMA_NO_NODE;
 }
 
 void htlb_c_page_place(unsigned long pfn, pgoff_t index)

@@ -21,6 +21,7 @@ use crate::dmabuf;
 use crate::error::errno;
 use crate::ffi::device::Client;
 use crate::ffi::file::BufferFile;
+use crate::ffi::page;
 use crate::ffi::system;
 
 /// The longest record that is looked at; a tail beyond what this version knows must be zero anyway.
@@ -225,11 +226,12 @@ fn lookup(buffer: &DmaBuffer, record: &mut Lookup) -> Result {
         return Err(EPERM);
     }
     let located = buffer.map().page_at(ByteOffset::new(record.offset)).map_err(errno)?;
-    let page = buffer.page(ByteOffset::new(record.offset), &located).ok_or(EIO)?;
+    // The answer was true when the slot was read; the page may be somebody else's by now, so it is not looked at.
+    let node = page::node_of(located.pfn).ok_or(EIO)?;
     let first = located.pfn.raw() << kernel::page::PAGE_SHIFT;
     record.physical = first.saturating_add(located.offset_in_page.raw());
     record.page_bytes = located.size.bytes();
-    record.node = i32::from(page.node().raw());
+    record.node = i32::from(node.raw());
     Ok(())
 }
 

@@ -34,7 +34,7 @@ impl MiscDevice for Client {
     fn open(file: &File, _device: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
         let user = file.cred().euid().into_raw().val;
         let payer = Payer::new(published::machine()?, user)?;
-        Ok(KBox::new(Self { payer }, GFP_KERNEL)?)
+        Ok(KBox::new(Self { payer }, GFP_KERNEL_ACCOUNT)?)
     }
 
     fn ioctl(client: &Self, _file: &File, number: u32, argument: usize) -> Result<isize> {

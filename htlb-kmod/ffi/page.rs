@@ -71,6 +71,17 @@ fn c_int_of(node: NodeId) -> core::ffi::c_int {
     core::ffi::c_int::from(node.raw())
 }
 
+/// The node that a frame lies on, whoever has its page by now.
+pub(crate) fn node_of(pfn: Pfn) -> Option<NodeId> {
+    usize::try_from(pfn.raw()).ok().and_then(node)
+}
+
+fn node(pfn: usize) -> Option<NodeId> {
+    // SAFETY: looks at frames that exist only; on which node one lies never changes.
+    let nid = unsafe { c::htlb_c_page_node(pfn) };
+    u32::try_from(nid).ok().and_then(|nid| NodeId::new(nid).ok())
+}
+
 impl Page {
     /// The page that begins at this frame, if it is ours.
     pub(crate) fn owned(pfn: Pfn, size: HugeSize) -> Option<Self> {
@@ -91,12 +102,7 @@ impl Page {
 
     /// The node that it lies on.
     pub(crate) fn node(self) -> NodeId {
-        // SAFETY: the page is ours.
-        let nid = unsafe { c::htlb_c_page_node(self.pfn) };
-        u32::try_from(nid)
-            .ok()
-            .and_then(|nid| NodeId::new(nid).ok())
-            .unwrap_or(NodeId::ZERO)
+        node(self.pfn).unwrap_or(NodeId::ZERO)
     }
 
     /// Notes at which byte of its buffer it begins: what `finish_fault` maps it by.

@@ -29,8 +29,9 @@ use files::{
 use random::records_at_random;
 use records::{
     a_newer_record_is_understood_where_its_tail_is_zero, a_size_that_is_none_is_refused,
-    an_answer_that_cannot_be_given_changes_nothing, numbers_of_nobody_are_no_calls,
-    pointers_to_nothing_are_faults, unknown_flags_and_reserved_fields_are_refused,
+    an_answer_that_cannot_be_given_changes_nothing, every_byte_of_an_answer_is_defined,
+    numbers_of_nobody_are_no_calls, pointers_to_nothing_are_faults,
+    unknown_flags_and_reserved_fields_are_refused,
 };
 use values::{
     donations_that_are_none, pools_and_limits_that_cannot_be, ranges_that_are_none,
@@ -50,6 +51,7 @@ pub(super) const GROUP: Group = Group {
             unknown_flags_and_reserved_fields_are_refused,
             pointers_to_nothing_are_faults,
             an_answer_that_cannot_be_given_changes_nothing,
+            every_byte_of_an_answer_is_defined,
             numbers_of_nobody_are_no_calls,
             buffers_that_cannot_be,
             every_dma_mask,

@@ -111,10 +111,33 @@ impl Memory {
                 return Ok(());
             }
             if began.elapsed() >= PATIENCE {
-                bail!("memory is not back: {}", missing.join(", "));
+                bail!(
+                    "memory is not back: {}; more than before: {}",
+                    missing.join(", "),
+                    self.grown(&after).join(", ")
+                );
             }
+            shrink_caches();
             thread::sleep(Duration::from_millis(200));
         }
+    }
+
+    /// Where the kernel has what is missing, as far as it says.
+    fn grown(&self, after: &Self) -> Vec<String> {
+        const OWN: [&str; 7] = [
+            "SReclaimable",
+            "SUnreclaim",
+            "KernelStack",
+            "PageTables",
+            "Percpu",
+            "VmallocUsed",
+            "Shmem",
+        ];
+        OWN.iter()
+            .map(|name| (name, after.field(name).saturating_sub(self.field(name))))
+            .filter(|(_, more)| *more > 0)
+            .map(|(name, more)| format!("{name} {more}"))
+            .collect()
     }
 
     fn missing(&self, after: &Self, slack: u64) -> Vec<String> {
@@ -130,6 +153,15 @@ impl Memory {
             }
         }
         missing
+    }
+}
+
+/// Gives back pages of the allocator's caches in which no object is left: hundreds of processes leave many.
+fn shrink_caches() {
+    let caches = fs::read_dir("/sys/kernel/slab").into_iter().flatten();
+    for cache in caches.flatten() {
+        // Not every cache can be shrunk.
+        let _ = fs::write(cache.path().join("shrink"), "1");
     }
 }
 

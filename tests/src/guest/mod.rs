@@ -61,6 +61,8 @@ mod quiet;
 pub mod rest;
 mod run;
 mod span;
+mod stress;
+mod threats;
 mod uring;
 
 use std::fmt;
@@ -94,6 +96,8 @@ pub const GROUPS: &[&Group] = &[
     &library::GROUP,
     &punch::GROUP,
     &dmabuf::GROUP,
+    &threats::GROUP,
+    &stress::GROUP,
     &heap::GROUP,
 ];
 
@@ -119,6 +123,11 @@ pub struct Case {
     pub limit: Duration,
     body: Box<dyn Fn() -> Result<()>>,
 }
+
+/// In the environment of a case: it is to take its time.
+pub const LONG: &str = "HTLB_LONG";
+/// In the environment of a case: the number that its choices come from.
+pub const SEED: &str = "HTLB_SEED";
 
 /// What every case may take, unless it says otherwise.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -229,6 +238,12 @@ pub struct Selection {
     /// Only cases with this in their name
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,
+    /// Cases that put the module under pressure go on for ten times as long
+    #[arg(long)]
+    pub long: bool,
+    /// The choices of those cases come from this number
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
 }
 
 impl Selection {
@@ -285,7 +300,7 @@ pub fn main() -> ExitCode {
 
 fn act(action: Action) -> Result<ExitCode> {
     match action {
-        Action::Run(selection) => run::all(&selection.groups()?),
+        Action::Run(selection) => run::all(&selection.groups()?, &selection),
         Action::List => {
             for group in GROUPS {
                 println!("{}", group.name);

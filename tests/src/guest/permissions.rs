@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! Who may do what, and how much of it: users, limits, memory cgroups, and what one user finds of another's.
 
-mod charging;
+pub(super) mod charging;
 mod limits;
 
 use std::fs;

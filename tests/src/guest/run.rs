@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use rustix::process::{kill_process_group, Pid, Signal};
 
 use super::module::Loaded;
-use super::{is_debug_kernel, log, Case, Group, Skip, BEGIN};
+use super::{is_debug_kernel, log, Case, Group, Selection, Skip, BEGIN, LONG, SEED};
 
 /// The exit status of a case that cannot be run here.
 const SKIPPED: i32 = 77;
@@ -25,6 +25,8 @@ const OUTPUT: &str = "/tmp/htlb-guest.output";
 const SHOWN: usize = 60;
 /// How much longer than on the stock kernel a case may take on the debug kernel.
 const DEBUG_FACTOR: u32 = 4;
+/// How much longer it may take where it is to take its time.
+const LONG_FACTOR: u32 = 8;
 
 /// What came of a case.
 enum Verdict {
@@ -39,12 +41,15 @@ enum Verdict {
 ///
 /// # Errors
 /// What nothing can go on after: this program cannot be started again, or its output cannot be written.
-pub(super) fn all(groups: &[(&'static Group, Vec<Case>)]) -> Result<ExitCode> {
+pub(super) fn all(
+    groups: &[(&'static Group, Vec<Case>)],
+    selection: &Selection,
+) -> Result<ExitCode> {
     println!("KTAP version 1\n1..{}", groups.len());
     let mut failed = false;
     for (number, (group, cases)) in (1_usize..).zip(groups) {
         let began = Instant::now();
-        let Some(passed) = run_group(group, cases)? else {
+        let Some(passed) = run_group(group, cases, selection)? else {
             println!("Bail out! a case cannot be killed");
             // The stacks of those who wait go to the log.
             fs::write("/proc/sysrq-trigger", "w")?;
@@ -126,7 +131,7 @@ impl Report {
 }
 
 /// Whether it passed; `None` if a case of it does not die.
-fn run_group(group: &'static Group, cases: &[Case]) -> Result<Option<bool>> {
+fn run_group(group: &'static Group, cases: &[Case], selection: &Selection) -> Result<Option<bool>> {
     let own_steps = if group.modules.is_empty() { 0 } else { 2 };
     println!(
         "    KTAP version 1\n    # Subtest: {}\n    1..{}",
@@ -152,7 +157,7 @@ fn run_group(group: &'static Group, cases: &[Case]) -> Result<Option<bool>> {
     for case in cases {
         mark(group.name, case.name)?;
         let began = Instant::now();
-        let verdict = apart(group, case)?;
+        let verdict = apart(group, case, selection)?;
         report.line(&verdict, case.name, began.elapsed());
         if matches!(verdict, Verdict::Stuck) {
             return Ok(None);
@@ -171,7 +176,7 @@ fn mark(group: &str, case: &str) -> Result<()> {
 }
 
 /// Runs a case in a process of its own.
-fn apart(group: &Group, case: &Case) -> Result<Verdict> {
+fn apart(group: &Group, case: &Case, selection: &Selection) -> Result<Verdict> {
     let output = File::create(OUTPUT).with_context(|| format!("creating {OUTPUT}"))?;
     let mut command = Command::new("/proc/self/exe");
     command
@@ -181,11 +186,22 @@ fn apart(group: &Group, case: &Case) -> Result<Verdict> {
         .stdout(output.try_clone()?)
         .stderr(output)
         .process_group(0);
+    if let Some(seed) = selection.seed {
+        command.env(SEED, seed.to_string());
+    }
+    if selection.long {
+        command.env(LONG, "1");
+    }
     let child = command.spawn().context("starting a case")?;
-    let limit = match is_debug_kernel() {
-        true => case.limit.saturating_mul(DEBUG_FACTOR),
-        false => case.limit,
-    };
+    let mut limit = case.limit;
+    for (is_slower, factor) in [
+        (is_debug_kernel(), DEBUG_FACTOR),
+        (selection.long, LONG_FACTOR),
+    ] {
+        if is_slower {
+            limit = limit.saturating_mul(factor);
+        }
+    }
     let ended = wait(child, limit)?;
     let said = String::from_utf8_lossy(&fs::read(OUTPUT)?).into_owned();
     let verdict = match ended {

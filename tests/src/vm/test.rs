@@ -27,6 +27,9 @@ const OF_THE_LIBRARY: [&str; 4] = [
 /// Where they are in the guest; `htlb-guest` looks for them there.
 pub const LIBRARY_TESTS: &str = "/lib/htlb-tests";
 
+/// So many minutes more a guest may take where tests are to take their time.
+const LONGER: u64 = 30;
+
 /// Which tests are run, as options of `htlb-guest`.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Selection {
@@ -36,6 +39,12 @@ pub struct Selection {
     /// Only tests with this in their name
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,
+    /// Tests that put the module under pressure go on for ten minutes in place of one
+    #[arg(long, env = "HTLB_LONG", value_parser = clap::builder::FalseyValueParser::new())]
+    pub long: bool,
+    /// The choices of those tests come from this number: what a failure prints
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
 }
 
 /// Tests on these kernels, one after the other, each with what it came to; the last line is the sum of all.
@@ -64,7 +73,7 @@ pub fn run(routes: &[Route], selection: &Selection) -> Result<()> {
 fn on(route: Route, selection: &Selection) -> Result<Outcome> {
     let kernel = kernel::prepare(route)?;
     let began = Instant::now();
-    let guest = guest(&kernel)?;
+    let guest = guest(&kernel, selection)?;
     let built = began.elapsed();
     let outcome = guest.script(&script(selection)).run()?;
     let results = fs::read(&outcome.results)
@@ -83,11 +92,13 @@ fn on(route: Route, selection: &Selection) -> Result<Outcome> {
 }
 
 /// A guest with the modules' files and the programs, but nothing loaded.
-fn guest(kernel: &Prepared) -> Result<Guest> {
-    let limit = match kernel.route {
-        Route::Stock => Duration::from_secs(10 * 60),
-        Route::Debug => Duration::from_secs(30 * 60),
+fn guest(kernel: &Prepared, selection: &Selection) -> Result<Guest> {
+    let minutes = match kernel.route {
+        Route::Stock => 10,
+        Route::Debug => 30,
     };
+    let longer = if selection.long { LONGER } else { 0 };
+    let limit = Duration::from_secs(60 * (minutes + longer));
     let mut guest = Guest::new(kernel, "test")?
         .timeout(limit)
         // Every test has a line in the log, and more than a few in a second are not to be lost.
@@ -203,6 +214,12 @@ fn script(selection: &Selection) -> String {
     for (option, value) in only.chain(filter) {
         words.push_str(&format!(" {option} '{}'", value.replace('\'', r"'\''")));
     }
+    if selection.long {
+        words.push_str(" --long");
+    }
+    if let Some(seed) = selection.seed {
+        words.push_str(&format!(" --seed {seed}"));
+    }
     format!("#!/bin/sh\n{words}\n")
 }
 
@@ -215,10 +232,12 @@ mod tests {
         let selection = Selection {
             only: vec!["a".to_owned(), "b c".to_owned()],
             filter: Some("it's".to_owned()),
+            long: true,
+            seed: Some(7),
         };
         assert_eq!(
             script(&selection),
-            "#!/bin/sh\nexec htlb-guest run --only 'a' --only 'b c' --filter 'it'\\''s'\n"
+            "#!/bin/sh\nexec htlb-guest run --only 'a' --only 'b c' --filter 'it'\\''s' --long --seed 7\n"
         );
     }
 }

@@ -2,10 +2,11 @@
 //! Records of a wrong size, with wrong flags, at wrong places, and by wrong numbers.
 
 use anyhow::{ensure, Result};
+use htlb_core::uapi::Seal;
 use htlb_core::Error as Reason;
 
 use super::{in_order, Answer, Bench, Call, On};
-use crate::guest::raw::Place;
+use crate::guest::raw::{self, Place};
 
 /// The longest record that the module looks at.
 const LONGEST: usize = 4096;
@@ -244,4 +245,79 @@ pub(super) fn numbers_of_nobody_are_no_calls() -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Where a call answers into its record, as ranges of bytes: where each begins and ends.
+fn answers(name: &str) -> &'static [(usize, usize)] {
+    match name {
+        "STATS" => &[(20, 88)],
+        "RESIZE" => &[(32, 40)],
+        "LIMIT" => &[(16, 32), (40, 48)],
+        "POPULATE" | "RESERVE" => &[(24, 32)],
+        "PUNCH" => &[(24, 40)],
+        "TRUNCATE" => &[(16, 32)],
+        "INFO" => &[(8, 112)],
+        "LOOKUP" => &[(16, 36)],
+        "EXPORT" => &[(24, 28)],
+        _ => &[],
+    }
+}
+
+/// What the kernel leaves of a record is what the caller wrote there, and the rest is the answer: no byte is anything else, such as
+/// what lay on the kernel's stack.
+pub(super) fn every_byte_of_an_answer_is_defined() -> Result<()> {
+    const TAIL: usize = 64;
+    let bench = Bench::new()?;
+    for call in bench.calls() {
+        let ask = |pattern: u8, wrong: bool| -> Result<(bool, Vec<u8>, Vec<u8>)> {
+            let mut bytes = newer(&call, call.bytes.len() + TAIL);
+            for (start, end) in answers(call.name) {
+                bytes[*start..*end].fill(pattern);
+            }
+            if wrong {
+                // Flags that nobody knows.
+                bytes[4..8].copy_from_slice(&0x4000_0000_u32.to_ne_bytes());
+            }
+            let asked = bytes.clone();
+            let done =
+                bench
+                    .arena
+                    .ioctl(bench.fd(call.on), call.number, Place::Good, &mut bytes)?;
+            if let (Ok(fd), Answer::Descriptor) = (done, call.answer) {
+                raw::close(fd);
+            }
+            if let (Ok(_), Answer::RecordWithDescriptor(at)) = (done, call.answer) {
+                let fd = i32::from_ne_bytes(bytes[at..at + 4].try_into()?);
+                raw::close(i64::from(fd));
+            }
+            if (done.is_ok(), call.number) == (true, Seal::IOCTL) {
+                bench.buffer.unseal()?;
+            }
+            Ok((done.is_ok(), asked, bytes))
+        };
+        let (done, asked, first) = ask(0, false)?;
+        ensure!(done, "{} is refused", call.name);
+        for pattern in [0x5a, 0xff] {
+            let (done, _, again) = ask(pattern, false)?;
+            ensure!(
+                done && again == first,
+                "{} answers {first:x?}, and {again:x?} where {pattern:#x} was",
+                call.name
+            );
+        }
+        for (at, (was, is)) in asked.iter().zip(&first).enumerate() {
+            let mut places = answers(call.name).iter();
+            let answered = places.any(|(start, end)| (*start..*end).contains(&at));
+            ensure!(answered || was == is, "{}: byte {at} is {is:#x}", call.name);
+        }
+        for pattern in [0, 0x5a] {
+            let (done, asked, left) = ask(pattern, true)?;
+            ensure!(
+                !done && asked == left,
+                "{}, refused: {asked:x?} became {left:x?}",
+                call.name
+            );
+        }
+    }
+    in_order("looking at answers")
 }

@@ -13,10 +13,10 @@ use super::{device, record, refused, refused_io, MIB2};
 use crate::guest::{raw, rest, skip};
 
 /// A memory cgroup, gone when this is.
-struct Cgroup(PathBuf);
+pub(in crate::guest) struct Cgroup(PathBuf);
 
 impl Cgroup {
-    fn new(name: &str, max: u64) -> Result<Self> {
+    pub(in crate::guest) fn new(name: &str, max: u64) -> Result<Self> {
         let root = Path::new("/sys/fs/cgroup");
         fs::write(root.join("cgroup.subtree_control"), "+memory")
             .context("the memory controller")?;
@@ -27,11 +27,15 @@ impl Cgroup {
         Ok(group)
     }
 
-    fn enter(&self) -> Result<()> {
+    pub(in crate::guest) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(in crate::guest) fn enter(&self) -> Result<()> {
         fs::write(self.0.join("cgroup.procs"), "0").context("entering a cgroup")
     }
 
-    fn number(&self, file: &str, key: &str) -> Result<u64> {
+    pub(in crate::guest) fn number(&self, file: &str, key: &str) -> Result<u64> {
         let text = fs::read_to_string(self.0.join(file))?;
         let mut lines = text
             .lines()
@@ -43,11 +47,11 @@ impl Cgroup {
         Ok(value.trim().parse()?)
     }
 
-    fn killed(&self) -> Result<u64> {
+    pub(in crate::guest) fn killed(&self) -> Result<u64> {
         self.number("memory.events", "oom_kill")
     }
 
-    fn current(&self) -> Result<u64> {
+    pub(in crate::guest) fn current(&self) -> Result<u64> {
         self.number("memory.current", "")
     }
 }
