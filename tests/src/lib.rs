@@ -14,6 +14,16 @@ pub mod host;
 pub mod kernel;
 #[cfg(feature = "runner")]
 pub mod kmod;
+pub mod figures;
 pub mod skip;
 #[cfg(feature = "runner")]
 pub mod vm;
+
+/// The environment variable that asks for what takes minutes: `cargo xtask test --long` sets it.
+pub const LONG: &str = "HTLB_LONG";
+
+/// Whether [`LONG`] asks for it.
+#[must_use]
+pub fn is_long() -> bool {
+    std::env::var_os(LONG).is_some_and(|long| !long.is_empty() && long != "0")
+}
