@@ -22,6 +22,8 @@ pub const NO_GIB_PAGES: &str = "this machine gives no 1 GiB pages";
 pub const NO_ADVISORIES: &str = "the advisory database is not here";
 /// A reason: cargo-deny takes longer to build than everything else together, so nothing installs it.
 pub const NO_CARGO_DENY: &str = "cargo-deny is not installed";
+/// A reason: the sanitizers are options of the nightly compiler alone.
+pub const NO_NIGHTLY: &str = "there is no nightly toolchain";
 /// A reason: some kernels and containers forbid it to everyone but root.
 pub const NO_USER_NAMESPACES: &str = "user namespaces are forbidden here";
 /// A reason: only the guest, and a machine whose owner loads it, have the kernel module.

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use htlb_core::{HugeSize, PageCount};
+use htlb_tests::figures;
 use htlb_tests::host::{Counter, HugePools, Place, PoolLease};
 use htlb_tests::skip::skip;
 use htlb_user::store::{Config, Record, Store, StoreError};
@@ -63,9 +64,7 @@ pub(crate) fn in_a_namespace(test: &str, child: &str, pages: u64) {
     }
     assert!(output.status.success(), "{said}{errors}");
     let ours = |line: &&str| line.starts_with("killed:") || line.starts_with("at once:");
-    said.lines()
-        .filter(ours)
-        .for_each(|line| println!("{line}"));
+    said.lines().filter(ours).for_each(figures::note);
 }
 
 /// The counters of the pools, and the files, while there is but the buffer that is kept.

@@ -51,7 +51,7 @@ fn kills() {
     let Some(ground) = Ground::told() else {
         return;
     };
-    let wanted = match env::var_os("HTLB_LONG").is_some_and(|long| long == "1") {
+    let wanted = match htlb_tests::is_long() {
         true => 10_000,
         false => 1000,
     };

@@ -12,6 +12,7 @@ mod features;
 mod freestanding;
 mod fuzz;
 mod guests;
+mod loom;
 mod modes;
 mod msrv;
 mod programs;
@@ -20,6 +21,7 @@ mod runner;
 mod skips;
 mod steps;
 mod suite;
+mod tsan;
 mod workspace;
 
 use clap::{Parser, Subcommand};

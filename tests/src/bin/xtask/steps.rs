@@ -3,7 +3,7 @@
 
 use crate::modes::{self, Mode};
 use crate::runner::{Context, Report, Scope};
-use crate::{coverage, features, freestanding, fuzz, guests, msrv, repository, suite};
+use crate::{coverage, features, freestanding, fuzz, guests, loom, msrv, repository, suite, tsan};
 use clap::ValueEnum;
 use htlb_tests::kernel::Route;
 use std::io;
@@ -28,6 +28,8 @@ pub(crate) enum Step {
     TestsEmpty,
     TestsUnprivileged,
     TestsContainer,
+    Loom,
+    Tsan,
     Fuzz,
     Deny,
     KernelStock,
@@ -41,7 +43,7 @@ pub(crate) enum Step {
 
 impl Step {
     /// All of them, in the order in which they run.
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::Repository,
         Self::Fmt,
         Self::Clippy,
@@ -54,6 +56,8 @@ impl Step {
         Self::TestsEmpty,
         Self::TestsUnprivileged,
         Self::TestsContainer,
+        Self::Loom,
+        Self::Tsan,
         Self::Fuzz,
         Self::Deny,
         Self::KernelStock,
@@ -80,6 +84,8 @@ impl Step {
             Self::TestsEmpty => "tests-empty",
             Self::TestsUnprivileged => "tests-unprivileged",
             Self::TestsContainer => "tests-container",
+            Self::Loom => "loom",
+            Self::Tsan => "tsan",
             Self::Fuzz => "fuzz",
             Self::Deny => "deny",
             Self::KernelStock => "kernel-stock",
@@ -107,6 +113,8 @@ impl Step {
             Self::TestsEmpty => "as root, no huge page, none to be made",
             Self::TestsUnprivileged => "as a user without privileges, pages in the pool",
             Self::TestsContainer => "as root of a user namespace only, no huge page",
+            Self::Loom => "every interleaving of the core's operations, in pairs and triples",
+            Self::Tsan => "threads at everything the library does, under the thread sanitizer",
             Self::Fuzz => "every fuzz target for a few seconds",
             Self::Deny => "licences, sources and bans of all dependencies",
             Self::KernelStock => "Debian's kernel, and a tree to build the module against",
@@ -148,6 +156,8 @@ impl Step {
             Self::TestsEmpty => suite::run(context, self, Mode::Empty),
             Self::TestsUnprivileged => suite::run(context, self, Mode::Unprivileged),
             Self::TestsContainer => suite::run(context, self, Mode::Container),
+            Self::Loom => loom::run(context),
+            Self::Tsan => tsan::run(context),
             Self::Fuzz => fuzz::run(context),
             Self::Deny => deny(context),
             Self::KernelStock => guests::prepare(context, self, Route::Stock),

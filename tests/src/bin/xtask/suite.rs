@@ -103,7 +103,7 @@ impl Suite {
 
 /// What a program's output and exit status say together: one that dies without a failed test has failed, one
 /// without libtest's harness is one test.
-fn judge(output: &str, verdict: Verdict) -> Counts {
+pub(crate) fn judge(output: &str, verdict: Verdict) -> Counts {
     let mut counts = match Counts::of_libtest(output) {
         Some(counts) => counts,
         None if verdict.success() => Counts::PASSED,
