@@ -78,6 +78,15 @@ mod parallel;
 pub mod pools;
 mod waiters;
 
+/// The command line, for the `htlb` command and those that test it; no part of the library.
+#[cfg(feature = "args")]
+#[doc(hidden)]
+pub mod cli;
+/// Parsers that nobody else needs to reach.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use buffer::{Buffer, BufferBuilder};
 pub use error::Error;
 pub use named::Named;

@@ -66,6 +66,8 @@ pub use opened::Opened;
 pub use pending::{Pending, PendingPart, Stage};
 pub use place::{Backing, Mount, Place, PlaceKind};
 pub use reap::Reaped;
+#[cfg(fuzzing)]
+pub(crate) use record::start_time;
 pub use record::{Meta, Owner, Part, Record};
 
 use folder::Folder;

@@ -36,23 +36,3 @@ proptest! {
 fn zeroes_mean_growth() {
     assert!(matches!(operation(&[0; 16]), Op::Grow(..)));
 }
-
-/// The fuzz target's own cases, without the fuzzer.
-#[test]
-fn the_seeds_of_the_fuzz_target_pass() {
-    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/ledger");
-    let mut seeds = 0;
-    for file in std::fs::read_dir(corpus).expect("the corpus is in the repository") {
-        let path = file.expect("a readable directory").path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with("seed-") {
-            let bytes = std::fs::read(&path).expect("a readable seed");
-            let ops =
-                Vec::<Op>::arbitrary_take_rest(Unstructured::new(&bytes)).expect("operations");
-            assert!(ops.len() > 5, "{name} is not what it was");
-            run(&ops);
-            seeds += 1;
-        }
-    }
-    assert!(seeds > 5, "only {seeds} seeds");
-}

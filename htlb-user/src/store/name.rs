@@ -94,12 +94,12 @@ impl Id {
     }
 
     /// The name of part number `part`'s file.
-    pub(super) fn part(self, part: usize) -> String {
+    pub(crate) fn part(self, part: usize) -> String {
         format!("{self}.{part}")
     }
 
     /// The load that a file belongs to, if [`Id::part`] made its name.
-    pub(super) fn of_part(file_name: &str) -> Option<Self> {
+    pub(crate) fn of_part(file_name: &str) -> Option<Self> {
         let (id, part) = file_name.split_once('.')?;
         let id: Self = id.parse().ok()?;
         // Only the one spelling that `part` gives: a file called otherwise is somebody else's.

@@ -275,7 +275,7 @@ impl Owner {
 }
 
 /// Field 22 of `/proc/PID/stat`, counted from behind the program's name, which may contain anything.
-fn start_time(stat: &str) -> Option<u64> {
+pub(crate) fn start_time(stat: &str) -> Option<u64> {
     stat.rsplit_once(')')?
         .1
         .split_ascii_whitespace()

@@ -258,7 +258,7 @@ fn scan(start: u64, end: u64) -> Result<u64, Failure> {
 }
 
 /// Adds up the huge entries of the areas that touch `first..end`.
-fn huge_in_smaps(smaps: impl BufRead, first: u64, end: u64) -> io::Result<HugeMapped> {
+pub(crate) fn huge_in_smaps(smaps: impl BufRead, first: u64, end: u64) -> io::Result<HugeMapped> {
     const HUGE: [&str; 5] = [
         "AnonHugePages",
         "ShmemPmdMapped",

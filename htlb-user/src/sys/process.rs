@@ -84,14 +84,14 @@ impl Identity {
 }
 
 /// The two facts wanted of `/proc/<pid>/stat`.
-struct Stat {
-    start: u64,
-    ended: bool,
+pub(crate) struct Stat {
+    pub(crate) start: u64,
+    pub(crate) ended: bool,
 }
 
 impl Stat {
     /// The program's name, in parentheses, may contain anything, parentheses and spaces too; the last one ends it.
-    fn parse(line: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(line: &[u8]) -> Option<Self> {
         let close = line.iter().rposition(|byte| *byte == b')')?;
         let rest = std::str::from_utf8(line.get(close + 1..)?).ok()?;
         let mut fields = rest.split_ascii_whitespace();

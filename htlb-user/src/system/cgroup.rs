@@ -303,8 +303,8 @@ impl Group {
         let leaf = inside.and_then(|tail| below(&mount.at, tail));
         // In a namespace the mount's root looks like the real one; these files tell which it is.
         let is_top = match version {
-            Version::V1 => root.path(mount.at.join("release_agent")).exists(),
-            Version::V2 => !root.path(mount.at.join("cgroup.type")).exists(),
+            Version::V1 => root.exists(mount.at.join("release_agent")),
+            Version::V2 => !root.exists(mount.at.join("cgroup.type")),
         };
         let whole = leaf.is_some() && is_top;
         let leaf = leaf.unwrap_or_else(|| mount.at.clone());

@@ -23,29 +23,52 @@ const LONGEST: u64 = 16 << 20;
 /// # Ok::<(), htlb_user::system::Error>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct Root(PathBuf);
+pub struct Root {
+    path: PathBuf,
+    /// The files, where they are in no file system.
+    #[cfg(fuzzing)]
+    files: Option<std::sync::Arc<std::collections::BTreeMap<PathBuf, Vec<u8>>>>,
+}
 
 impl Root {
     /// The machine this runs on.
     #[must_use]
     pub fn host() -> Self {
-        Self(PathBuf::from("/"))
+        Self::at("/")
     }
 
     /// A directory with a copy of some of the files.
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
+        Self {
+            path: path.into(),
+            #[cfg(fuzzing)]
+            files: None,
+        }
+    }
+
+    /// These files, by their absolute paths.
+    #[cfg(fuzzing)]
+    #[doc(hidden)]
+    pub fn of_files(files: std::collections::BTreeMap<PathBuf, Vec<u8>>) -> Self {
+        Self {
+            path: PathBuf::from("/"),
+            files: Some(files.into()),
+        }
     }
 
     /// The place of `path` under this root. An absolute path means the same as a relative one.
     pub(crate) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
-        self.0.join(path.strip_prefix("/").unwrap_or(path))
+        self.path.join(path.strip_prefix("/").unwrap_or(path))
     }
 
     /// The bytes of a file; `None` where it, or a directory on the way, does not exist.
     pub(super) fn bytes(&self, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>, Error> {
         let path = self.path(path);
+        #[cfg(fuzzing)]
+        if let Some(files) = &self.files {
+            return Ok(files.get(&path).cloned());
+        }
         let read = |path: &Path| {
             let mut bytes = Vec::new();
             let file = File::open(path)?;
@@ -81,9 +104,31 @@ impl Root {
         }
     }
 
+    /// Whether there is such a file or directory.
+    pub(super) fn exists(&self, path: impl AsRef<Path>) -> bool {
+        let path = self.path(path);
+        #[cfg(fuzzing)]
+        if let Some(files) = &self.files {
+            return files.keys().any(|file| file.starts_with(&path));
+        }
+        path.exists()
+    }
+
     /// The names in a directory, sorted; none where it does not exist.
     pub(super) fn names(&self, path: impl AsRef<Path>) -> Result<Vec<String>, Error> {
         let path = self.path(path);
+        #[cfg(fuzzing)]
+        if let Some(files) = &self.files {
+            let inside = files
+                .keys()
+                .filter_map(|file| file.strip_prefix(&path).ok());
+            let first = inside.filter_map(|tail| tail.components().next());
+            let mut names: Vec<String> = first
+                .map(|name| name.as_os_str().to_string_lossy().into_owned())
+                .collect();
+            names.dedup();
+            return Ok(names);
+        }
         let listed = fs::read_dir(&path).and_then(|entries| {
             entries
                 .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))

@@ -4,7 +4,6 @@
 //! One file per subcommand. All policy is the library's; here are words, tables, progress and exit codes.
 #![forbid(unsafe_code)]
 
-mod args;
 mod bench;
 mod cat;
 mod exit;
@@ -18,17 +17,19 @@ mod pool;
 mod progress;
 mod rm;
 mod run;
-mod size;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
+use htlb_user::cli::{args, size};
+
 use args::{Args, Command};
+use output::Format;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let json = args.command.wants_json();
+    let json = Format::of(args.command.wants_json());
     let done = match &args.command {
         Command::Load(args) => load::run(args),
         Command::Cat(args) => cat::run(args),

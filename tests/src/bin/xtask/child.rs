@@ -66,6 +66,13 @@ impl Log {
         })
     }
 
+    /// A log of its own for a part of the step that runs beside others.
+    pub(crate) fn beside(&self, part: &str) -> io::Result<Self> {
+        let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
+        let path = self.path.with_file_name(format!("{stem}-{part}.log"));
+        Self::create(path, Arc::clone(&self.interrupted))
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

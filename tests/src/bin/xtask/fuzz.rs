@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! The fuzz targets: built with the address sanitizer by cargo-fuzz, each run for a while.
 
+use crate::child::Log;
 use crate::runner::{Context, Report};
 use crate::steps::BUILD_LIMIT;
 use crate::workspace::Workspace;
 use std::env;
 use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 /// Runs every target; one that is missing from cargo-fuzz's list would not be run by anyone.
@@ -34,22 +38,61 @@ pub(crate) fn run(context: &mut Context) -> io::Result<Report> {
         .must(&mut fuzzer.command(&["build"]), BUILD_LIMIT)?;
 
     let mut report = Report::default();
-    let seconds = context.options.fuzz_seconds;
-    let time = format!("-max_total_time={seconds}");
-    let limit = Duration::from_secs(u64::from(seconds) + 300);
-    for target in targets {
-        let mut command = fuzzer.command(&["run", target, "--", &time, "-print_final_stats=1"]);
-        let result = context.log.must(&mut command, limit);
-        if let Ok(output) = &result {
-            let executions = statistic(output, "stat::number_of_executed_units:");
-            let executions = executions.unwrap_or("an unknown number of");
-            report
-                .remarks
-                .push(format!("{target}: {executions} executions"));
+    for (target, log, result) in fuzzer.run_all(context, &targets)? {
+        let result = result.map(|figures| {
+            report.remarks.push(format!("{target}: {figures}"));
+        });
+        if result.is_err() {
+            // What the step shows of a failure is the end of its own log.
+            let path = log.path().display().to_string();
+            let end = log_end(log)?;
+            context.log.note(&format!("{path}:\n{end}"))?;
         }
-        report.check(target, result.map(drop))?;
+        report.check(target, result)?;
     }
     Ok(report)
+}
+
+/// How many targets run at a time: one has one thread.
+const AT_A_TIME: usize = 2;
+
+type Run<'a> = (&'a str, Log, io::Result<Figures>);
+
+/// How far a target came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Figures {
+    executions: u64,
+    /// Edges of the control flow, as libFuzzer counts them.
+    edges: u64,
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { executions, edges } = self;
+        write!(f, "{executions} executions, {edges} edges")
+    }
+}
+
+impl Figures {
+    /// From the fuzzer's last words; one that said nothing has not run.
+    fn of(output: &str) -> io::Result<Self> {
+        let executions = statistic(output, "stat::number_of_executed_units:");
+        let edges = output.lines().rev().find_map(coverage);
+        match (executions.and_then(|number| number.parse().ok()), edges) {
+            (Some(executions), Some(edges)) if executions > 0 => Ok(Self { executions, edges }),
+            _ => Err(io::Error::other("it ended without saying what it ran")),
+        }
+    }
+}
+
+/// The edges in a line such as `#524288 pulse  cov: 345 ft: 678 corp: 9/10b`.
+fn coverage(line: &str) -> Option<u64> {
+    let (_, rest) = line.split_once(" cov: ")?;
+    rest.split_ascii_whitespace().next()?.parse().ok()
+}
+
+fn log_end(mut log: Log) -> io::Result<String> {
+    log.tail(30)
 }
 
 /// cargo-fuzz on the nightly toolchain, the system's or one of our own.
@@ -77,6 +120,59 @@ impl Fuzzer {
             )?;
         }
         Ok(fuzzer)
+    }
+
+    /// Every target, as many at a time as is good, in the order of the list.
+    fn run_all<'a>(&self, context: &Context, targets: &[&'a str]) -> io::Result<Vec<Run<'a>>> {
+        let seconds = context.options.fuzz_seconds;
+        let mut logs = Vec::new();
+        for target in targets {
+            logs.push((*target, context.log.beside(target)?));
+        }
+        let waiting = Mutex::new(logs.into_iter());
+        let next = || {
+            let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.next()
+        };
+        let worker = || {
+            let mut done = Vec::new();
+            while let Some((target, mut log)) = next() {
+                let result = self.run_one(&mut log, target, seconds);
+                done.push((target, log, result));
+            }
+            done
+        };
+        let mut runs: Vec<Run<'a>> = thread::scope(|scope| {
+            let workers: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(worker)).collect();
+            let done = workers.into_iter().map(|worker| worker.join());
+            done.map(|done| done.map_err(|_| io::Error::other("a worker panicked")))
+                .collect::<io::Result<Vec<_>>>()
+        })?
+        .into_iter()
+        .flatten()
+        .collect();
+        runs.sort_by_key(|(target, ..)| targets.iter().position(|other| other == target));
+        Ok(runs)
+    }
+
+    fn run_one(&self, log: &mut Log, target: &str, seconds: u32) -> io::Result<Figures> {
+        let time = format!("-max_total_time={seconds}");
+        // Long inputs from the beginning: there is no time to grow to them.
+        let mut arguments = vec![
+            "run",
+            target,
+            "--",
+            &time,
+            "-len_control=0",
+            "-print_final_stats=1",
+        ];
+        let dictionary = format!("fuzz/dictionaries/{target}");
+        let option = format!("-dict={dictionary}");
+        if self.root.join(dictionary).exists() {
+            arguments.push(&option);
+        }
+        let limit = Duration::from_secs(u64::from(seconds) + 300);
+        Figures::of(&log.must(&mut self.command(&arguments), limit)?)
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -116,12 +212,17 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_executions_is_found() {
-        let output = "stat::number_of_executed_units: 12345\nstat::average_exec_per_sec: 7\n";
-        assert_eq!(
-            statistic(output, "stat::number_of_executed_units:"),
-            Some("12345")
-        );
-        assert_eq!(statistic("", "stat::x:"), None);
+    fn the_figures_are_the_last_that_were_said() {
+        let output = "#2 INITED cov: 12 ft: 13 corp: 1/1b\n#12345 DONE   cov: 345 ft: 678 corp: 9/1Kb lim: 4\n\
+                      stat::number_of_executed_units: 12345\nstat::average_exec_per_sec: 7\n";
+        let figures = Figures::of(output).unwrap();
+        assert_eq!(figures.to_string(), "12345 executions, 345 edges");
+        for nothing in [
+            "",
+            "stat::number_of_executed_units: 5\n",
+            "#1 DONE cov: 5 ft: 1",
+        ] {
+            assert!(Figures::of(nothing).is_err(), "{nothing}");
+        }
     }
 }

@@ -9,23 +9,22 @@ use clap::{Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use htlb_core::{AddressBits, HugeSize, NodeId, PageChoice};
 
-use crate::manual;
-use crate::output::Format;
-use crate::size;
+use super::{size, words};
 
 /// Files in huge pages, by name
 ///
 /// `htlb load` puts a file into memory of huge pages and gives it a name. The disk writes the pages by direct I/O; they stay until
 /// `htlb rm` or a reboot, and any program of this user can map them.
 #[derive(Debug, Parser)]
-#[command(name = "htlb", version, arg_required_else_help = true, after_help = manual::EXAMPLES, after_long_help = manual::AFTER_LONG_HELP)]
-pub(crate) struct Args {
+#[command(name = "htlb", version, arg_required_else_help = true, after_help = words::EXAMPLES, after_long_help = words::AFTER_LONG_HELP)]
+pub struct Args {
+    /// What to do
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub enum Command {
     Load(Load),
     Cat(Cat),
     Ls(Ls),
@@ -37,20 +36,22 @@ pub(crate) enum Command {
     Completions(Completions),
     Man(Man),
     /// What --json prints
-    #[command(long_about = manual::JSON)]
+    #[command(long_about = words::JSON)]
     Json,
 }
 
 impl Command {
-    pub(crate) const fn wants_json(&self) -> Format {
+    /// Whether one JSON object is to be printed.
+    #[must_use]
+    pub const fn wants_json(&self) -> bool {
         match self {
             Self::Load(Load { json, .. })
             | Self::Ls(Ls { json })
             | Self::Rm(Rm { json, .. })
             | Self::Info(Info { json })
             | Self::Bench(Bench { json, .. })
-            | Self::Pool(Pool { json, .. }) => Format::of(*json),
-            _ => Format::Text,
+            | Self::Pool(Pool { json, .. }) => *json,
+            _ => false,
         }
     }
 }
@@ -68,60 +69,60 @@ Examples:
   zstd -dc dump.zst | htlb load - --name dump    from a pipe
   htlb load frames.raw --node 1 --dma-mask 32    for a device on node 1 that drives 32 address bits
   htlb load frames.raw --device -- PROGRAM   into a buffer of the kernel module")]
-pub(crate) struct Load {
+pub struct Load {
     /// The file, a block device, or `-` for standard input
     #[arg(value_hint = ValueHint::FilePath)]
-    pub(crate) file: PathBuf,
+    pub file: PathBuf,
     /// What to call it [default: the name of the file]
     #[arg(long)]
-    pub(crate) name: Option<String>,
+    pub name: Option<String>,
     /// 1G, 2M, another size of this machine, `thp`, `base` or `auto`
     #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = size::page_choice)]
-    pub(crate) page_size: PageChoice,
+    pub page_size: PageChoice,
     /// That page size or none: exit code 4 if there are too few. Needs --page-size
     #[arg(long)]
-    pub(crate) strict: bool,
+    pub strict: bool,
     /// Only pages on this NUMA node; verified
     #[arg(long, value_name = "N", value_parser = size::node)]
-    pub(crate) node: Option<NodeId>,
+    pub node: Option<NodeId>,
     /// Only pages below this many address bits (24 to 64); verified, which takes root
     #[arg(long, value_name = "BITS", value_parser = size::address_bits)]
-    pub(crate) dma_mask: Option<AddressBits>,
+    pub dma_mask: Option<AddressBits>,
     /// Threads that clear pages, and reads in flight [default: a thread for each allowed CPU, 4 reads]
     #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<NonZeroUsize>,
+    pub threads: Option<NonZeroUsize>,
     /// Read the file again and compare before anybody sees the buffer: exit code 6 if they differ
     #[arg(long)]
-    pub(crate) verify: bool,
+    pub verify: bool,
     /// Into a buffer of the kernel module (/dev/htlb), for the program after `--`: such a buffer has no name, and ends with the last
     /// process that has it open
     #[arg(long, requires = "program")]
-    pub(crate) device: bool,
+    pub device: bool,
     /// With --device, the program that takes the place of htlb, and its arguments. It finds the buffer as $HTLB_FD, to be mapped, and
     /// the length of the content as $HTLB_LEN; what htlb has to say goes to standard error
     #[arg(last = true, requires = "device", value_hint = ValueHint::CommandWithArguments)]
-    pub(crate) program: Vec<OsString>,
+    pub program: Vec<OsString>,
     /// Print one JSON object; see `htlb help json`
     #[arg(long)]
-    pub(crate) json: bool,
+    pub json: bool,
 }
 
 /// Write the exact bytes of a buffer to standard output
 #[derive(Debug, Parser)]
 #[command(after_help = "Example:\n  htlb cat model.gguf | sha256sum")]
-pub(crate) struct Cat {
+pub struct Cat {
     /// The buffer
-    pub(crate) name: String,
+    pub name: String,
 }
 
 /// List the buffers of this user
 ///
 /// Also removes what loads that were killed have left.
 #[derive(Debug, Parser)]
-pub(crate) struct Ls {
+pub struct Ls {
     /// Print one JSON object; see `htlb help json`
     #[arg(long)]
-    pub(crate) json: bool,
+    pub json: bool,
 }
 
 /// Remove buffers
@@ -129,23 +130,23 @@ pub(crate) struct Ls {
 /// The memory is free once no process has it open or mapped.
 #[derive(Debug, Parser)]
 #[command(after_help = "Example:\n  htlb rm model.gguf dump")]
-pub(crate) struct Rm {
+pub struct Rm {
     /// The buffers
     #[arg(required = true)]
-    pub(crate) names: Vec<String>,
+    pub names: Vec<String>,
     /// Print one JSON object; see `htlb help json`
     #[arg(long)]
-    pub(crate) json: bool,
+    pub json: bool,
 }
 
 /// Show the pools, those of the kernel module, transparent huge pages, and the limits that apply here
 ///
 /// A page is available if it is free and not reserved, or if the pool may still grow by it (overcommit).
 #[derive(Debug, Parser)]
-pub(crate) struct Info {
+pub struct Info {
     /// Print one JSON object; see `htlb help json`
     #[arg(long)]
-    pub(crate) json: bool,
+    pub json: bool,
 }
 
 /// Resize the pool of one page size, the system's or the kernel module's (root)
@@ -159,22 +160,22 @@ Examples:
   sudo htlb pool 1G 4 --node 1     4 pages of 1 GiB on node 1
   sudo htlb pool 2M 0              give the pages back
   sudo htlb pool 2M 64 --device    64 pages of 2 MiB in the kernel module's pool")]
-pub(crate) struct Pool {
+pub struct Pool {
     /// The page size: 2M, 1G
     #[arg(value_name = "SIZE", value_parser = size::huge_size)]
-    pub(crate) size: HugeSize,
+    pub size: HugeSize,
     /// How many pages the pool shall have
     #[arg(value_name = "COUNT")]
-    pub(crate) count: u64,
+    pub count: u64,
     /// On this NUMA node only
     #[arg(long, value_name = "N", value_parser = size::node)]
-    pub(crate) node: Option<NodeId>,
+    pub node: Option<NodeId>,
     /// The pool of the kernel module (/dev/htlb), not the system's
     #[arg(long)]
-    pub(crate) device: bool,
+    pub device: bool,
     /// Print one JSON object; see `htlb help json`
     #[arg(long)]
-    pub(crate) json: bool,
+    pub json: bool,
 }
 
 /// Run a program with a buffer
@@ -197,12 +198,12 @@ Examples:
   htlb run model.gguf -- sh -c 'llama-cli --model \"$HTLB_PATH\"'
 
 Exit code: the program's own; 126 if it cannot be started, 127 if there is none.")]
-pub(crate) struct Run {
+pub struct Run {
     /// The buffer
-    pub(crate) name: String,
+    pub name: String,
     /// The program and its arguments
     #[arg(required = true, last = true, value_hint = ValueHint::CommandWithArguments)]
-    pub(crate) program: Vec<OsString>,
+    pub program: Vec<OsString>,
 }
 
 /// Print a completion script for a shell
@@ -210,9 +211,9 @@ pub(crate) struct Run {
 #[command(
     after_help = "Example:\n  htlb completions bash > ~/.local/share/bash-completion/completions/htlb"
 )]
-pub(crate) struct Completions {
+pub struct Completions {
     /// The shell
-    pub(crate) shell: Shell,
+    pub shell: Shell,
 }
 
 /// Print the manual page, or write one per subcommand into a directory
@@ -220,10 +221,10 @@ pub(crate) struct Completions {
 #[command(
     after_help = "Examples:\n  htlb man | man -l -\n  htlb man --dir /usr/local/share/man/man1"
 )]
-pub(crate) struct Man {
+pub struct Man {
     /// Where to write htlb.1, htlb-load.1 and so on
     #[arg(long, value_hint = ValueHint::DirPath)]
-    pub(crate) dir: Option<PathBuf>,
+    pub dir: Option<PathBuf>,
 }
 
 /// Measure this machine, ours beside what a program does by hand
@@ -237,17 +238,17 @@ Examples:
   sudo htlb bench                        every figure, with its target
   htlb bench --only page_at_ns           one of them
   sudo htlb bench --json > bench.json    one object")]
-pub(crate) struct Bench {
+pub struct Bench {
     /// Only these figures; may be given several times
     #[arg(long, value_name = "KEY")]
-    pub(crate) only: Vec<String>,
+    pub only: Vec<String>,
     /// Where the sample file of 1 GiB goes; its file system is what loads are measured on [default: the folder for temporary files]
     #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
-    pub(crate) folder: Option<PathBuf>,
+    pub folder: Option<PathBuf>,
     /// Use the huge pages that are free, and do not lend more
     #[arg(long)]
-    pub(crate) keep_pool: bool,
+    pub keep_pool: bool,
     /// Print one JSON object; see `htlb help json`
     #[arg(long)]
-    pub(crate) json: bool,
+    pub json: bool,
 }

@@ -22,7 +22,7 @@ fn bytes(text: &str) -> Option<u64> {
 }
 
 /// A page size above the base page.
-pub(crate) fn huge_size(text: &str) -> Result<HugeSize, String> {
+pub fn huge_size(text: &str) -> Result<HugeSize, String> {
     match bytes(text).map(HugeSize::from_bytes) {
         Some(Ok(size)) if size != HugeSize::BASE => Ok(size),
         _ => Err("a huge-page size is a power of two such as 2M or 1G; `htlb info` lists those of this machine".to_owned()),
@@ -30,7 +30,7 @@ pub(crate) fn huge_size(text: &str) -> Result<HugeSize, String> {
 }
 
 /// What `--page-size` takes.
-pub(crate) fn page_choice(text: &str) -> Result<PageChoice, String> {
+pub fn page_choice(text: &str) -> Result<PageChoice, String> {
     match text.to_ascii_lowercase().as_str() {
         "auto" => return Ok(PageChoice::Automatic),
         "thp" | "transparent" => return Ok(PageChoice::Transparent),
@@ -44,18 +44,18 @@ pub(crate) fn page_choice(text: &str) -> Result<PageChoice, String> {
     }
 }
 
-pub(crate) fn node(text: &str) -> Result<NodeId, String> {
+pub fn node(text: &str) -> Result<NodeId, String> {
     let number: u32 = text.parse().map_err(|_| "a node number".to_owned())?;
     NodeId::new(number).map_err(|error| error.to_string())
 }
 
-pub(crate) fn address_bits(text: &str) -> Result<AddressBits, String> {
+pub fn address_bits(text: &str) -> Result<AddressBits, String> {
     let bits: u32 = text.parse().map_err(|_| "a number of bits".to_owned())?;
     AddressBits::new(bits).map_err(|error| error.to_string())
 }
 
 /// `5.0 MiB`, `700 B`.
-pub(crate) fn human(bytes: u64) -> String {
+pub fn human(bytes: u64) -> String {
     let (mut value, mut unit) = (bytes as f64, "B");
     for next in ["KiB", "MiB", "GiB", "TiB", "PiB"] {
         if value < 1024.0 {
