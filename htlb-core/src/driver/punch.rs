@@ -2,7 +2,7 @@
 //! Taking pages and promises away: punch, truncate, and the end of a buffer.
 
 use crate::buffer::{Buffer, Part};
-use crate::driver::{give_back, shed, wake};
+use crate::driver::{give_back, wake};
 use crate::error::Error;
 use crate::frame::Condition;
 use crate::host::{Host, Reclaim};
@@ -142,8 +142,6 @@ fn empty<H: Host>(host: &H, buffer: &Buffer<H::Slots>, mut claim: RangeClaim) ->
 struct Gone {
     total: Punched,
     gathered: Option<(Part, Promise)>,
-    /// Whose pages came back to a stock, where they may stand in for surplus pages of another class.
-    came_back: Option<Part>,
 }
 
 impl Gone {
@@ -181,13 +179,7 @@ impl Gone {
                 let left = match host.stock(&part.attempt) {
                     Some(stock) => {
                         match stock.with(|stock| stock.put(frame, part.charge, Condition::Dirty)) {
-                            Returned::Kept => {
-                                match self.came_back.replace(*part) {
-                                    Some(of) if of != *part => shed(host, &of.attempt),
-                                    _ => {}
-                                }
-                                return;
-                            }
+                            Returned::Kept => return,
                             Returned::Leaves(frame) => frame,
                         }
                     }
@@ -201,9 +193,6 @@ impl Gone {
     fn flush<H: Host>(&mut self, host: &H) {
         if let Some((part, promise)) = self.gathered.take() {
             give_back(host, &part.attempt, promise);
-        }
-        if let Some(part) = self.came_back.take() {
-            shed(host, &part.attempt);
         }
     }
 }

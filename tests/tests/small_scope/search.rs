@@ -199,6 +199,7 @@ impl Search {
             outcome.unwrap_or_else(|why| panic!("{why}\nafter [\n{}]", self.named(&path, step)))
         };
         let before = checked(here.key(), None);
+        let settled = checked(here.settled(), None);
         for (number, op) in (0u8..).zip(&self.ops) {
             let mut failing = None;
             let mut calls = 0;
@@ -220,7 +221,9 @@ impl Search {
                 share.refused += u64::from(outcome.is_err());
                 share.failures += u64::from(failing.is_some());
                 let after = checked(there.key(), Some(step));
-                if outcome.is_err() && after.facts() != before.facts() {
+                // Surplus pages that nobody needs may leave whenever somebody looks.
+                let unchanged = [before.facts(), settled.facts()].contains(&after.facts());
+                if outcome.is_err() && !unchanged {
                     let why = format!("I8: {outcome:?} changed {before:x?} to {after:x?}");
                     checked(Err(why), Some(step));
                 }

@@ -113,6 +113,13 @@ impl Machine {
         Ok(Key(key.word))
     }
 
+    /// The facts when every surplus page has left that nobody needs.
+    pub(crate) fn settled(&self) -> Result<Key, String> {
+        let machine = self.copy();
+        driver::shed(&machine.view(0), &attempt());
+        machine.key()
+    }
+
     /// I1 to I6.
     pub(crate) fn audit(&self) -> Result<(), String> {
         self.stock.with(|stock| {
@@ -204,17 +211,27 @@ impl Machine {
 }
 
 impl Key {
-    /// The same without what an `Err` may change: how large tables are, and whether a free page counts as clean.
-    pub(crate) fn facts(self) -> Self {
+    /// The facts that an `Err` must leave as they were, and how many free surplus pages there are.
+    ///
+    /// Surplus pages are as many, not these or those: where one came for a request that was then refused, another may have
+    /// left. Neither the size of tables is a fact, nor whether a free page counts as clean.
+    pub(crate) fn facts(self) -> (u64, u32) {
         let pages = 2 * (2 + 2 + 1 + BUFFER_PAGES as u32);
         let tables = pages + 7 * PAGES as u32 + 2 + 1 + 1;
         let mut word = self.0 & !(0b11 << tables);
+        let mut surplus = 0;
         for page in 0..PAGES as u32 {
             let at = pages + 7 * page;
-            if word >> at & 0b1111 == 8 {
-                word -= 1 << at;
+            let is_free = word >> at & 0b1111 >= 7;
+            let is_surplus = word >> (at + 6) & 1 == 1;
+            if is_free && is_surplus {
+                surplus += 1;
+                // As if the system had it.
+                word &= !(0b111_1111 << at);
+            } else if is_free {
+                word |= 0b1111 << at;
             }
         }
-        Self(word)
+        (word, surplus)
     }
 }
