@@ -19,6 +19,6 @@ pub fn note(line: &str) {
         let line = format!("{line}\n");
         let file = OpenOptions::new().append(true).create(true).open(&log);
         let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
-        written.unwrap_or_else(|error| panic!("cannot write to {}: {error}", log.display()));
+        written.unwrap_or_else(|error| panic!("cannot write to {log:?}: {error}"));
     }
 }
