@@ -290,6 +290,10 @@ fn restore<H: Host>(
     if let Some(frame) = left {
         host.free(frame, attempt);
     }
+    if source == Source::Pool {
+        // A surplus page may have come for this one, and another have been taken.
+        shed(host, attempt);
+    }
 }
 
 /// Makes sure that every page of `range` is present; says how many were put there now.

@@ -85,7 +85,7 @@ impl OpenFile<'_> {
     pub(crate) fn fit(&self) {
         let pages =
             (0..FILE_PAGES).filter(|page| self.is_present(*page) || self.is_promised(*page));
-        let end = pages.last().map_or(0, |last| last + 1).max(self.end);
+        let end = pages.max().map_or(0, |last| last + 1).max(self.end);
         let gone = self.buffer.truncate(ByteLen::new(end * PAGE));
         assert_eq!(gone, Ok(Punched::default()), "nothing was there");
     }

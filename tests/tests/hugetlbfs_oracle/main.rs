@@ -29,7 +29,7 @@
 //!
 //! # Running it
 //!
-//! `HTLB_ORACLE_STEPS` sets the number of steps (100,000, or 3,000,000 with `HTLB_LONG=1`). A case that fails is made as short
+//! `HTLB_ORACLE_STEPS` sets the number of steps (100,000, or 2,000,000 with `HTLB_LONG=1`). A case that fails is made as short
 //! as it can be and printed with its seed; `HTLB_ORACLE_SEED=... cargo test -p htlb-tests --test hugetlbfs_oracle` runs that one
 //! again.
 
@@ -88,7 +88,7 @@ fn the_core_and_the_kernel_count_the_same() {
         return;
     }
     let wanted = number("HTLB_ORACLE_STEPS");
-    let wanted = wanted.unwrap_or(if is_long() { 3_000_000 } else { 100_000 });
+    let wanted = wanted.unwrap_or(if is_long() { 2_000_000 } else { 100_000 });
     let start = Instant::now();
     let mut cases = 0;
     while tally.steps < wanted {

@@ -85,6 +85,9 @@ struct TestArguments {
     /// Seconds for each fuzz target
     #[arg(long, default_value_t = 20, value_name = "N")]
     fuzz_seconds: u32,
+    /// Millions of steps instead of a hundred thousand, where a test can take any number (HTLB_LONG=1 for the tests)
+    #[arg(long)]
+    long: bool,
 }
 
 impl TestArguments {
@@ -126,7 +129,13 @@ fn main() -> ExitCode {
             }
             return ExitCode::SUCCESS;
         }
-        Command::Test(test) => (test.steps(), test.options()),
+        Command::Test(test) => {
+            if test.long {
+                // No other thread runs yet; every test inherits it.
+                std::env::set_var(htlb_tests::LONG, "1");
+            }
+            (test.steps(), test.options())
+        }
         Command::Fuzz { seconds } => (vec![Step::Fuzz], Options::lines(seconds)),
         Command::Msrv => (vec![Step::Msrv], Options::lines(0)),
         Command::Kernel(kernel) => return ended(htlb_tests::kernel::run(kernel)),

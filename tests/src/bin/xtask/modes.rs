@@ -122,9 +122,18 @@ impl Sandbox {
 
     /// Where a program of this name logs its skips.
     pub(crate) fn skip_log(&self, program: &str) -> PathBuf {
+        self.log(program, "skips")
+    }
+
+    /// Where a program of this name writes its figures.
+    pub(crate) fn figures_log(&self, program: &str) -> PathBuf {
+        self.log(program, "figures")
+    }
+
+    fn log(&self, program: &str, what: &str) -> PathBuf {
         self.scratch
             .join("logs")
-            .join(format!("{}.skips", program.replace('/', "-")))
+            .join(format!("{}.{what}", program.replace('/', "-")))
     }
 
     /// `program` as `mode` has it run; arguments may be added.

@@ -9,7 +9,9 @@ use crate::runner::{Context, Report};
 use crate::skips::Skip;
 use crate::steps::{Step, BUILD_LIMIT};
 use htlb_core::{HugeSize, PageCount};
+use htlb_tests::figures::FIGURES_LOG;
 use htlb_tests::host::{Counter, HugePools, Place, PoolLease};
+use htlb_tests::is_long;
 use htlb_tests::skip::SKIP_LOG;
 use std::fs;
 use std::io;
@@ -19,6 +21,8 @@ use std::time::Duration;
 
 /// The longest one test program may take.
 const TEST_LIMIT: Duration = Duration::from_secs(15 * 60);
+/// The same with `--long`.
+const LONG_LIMIT: Duration = Duration::from_secs(60 * 60);
 /// The most memory the tests get as 2 MiB pages.
 const POOL_BYTES: u64 = 3 << 30;
 
@@ -83,10 +87,16 @@ impl Suite {
             .current_dir(&program.folder)
             .env("CARGO_MANIFEST_DIR", &program.folder)
             .env(SKIP_LOG, &skip_log);
+        let figures = self.sandbox.figures_log(&program.name);
+        command.env(FIGURES_LOG, &figures);
         for (name, path) in &self.programs.binaries {
             command.env(format!("CARGO_BIN_EXE_{name}"), path);
         }
-        let ended = log.run(&mut command, TEST_LIMIT)?;
+        let limit = if is_long() { LONG_LIMIT } else { TEST_LIMIT };
+        let ended = log.run(&mut command, limit)?;
+        if let Ok(lines) = fs::read_to_string(&figures) {
+            report.remarks.extend(lines.lines().map(str::to_owned));
+        }
         let mut skips = Skip::of_log(&program.name, &skip_log)?;
         let counts = judge(&ended.output, ended.verdict).with_skips(skips.len() as u64);
         if counts.failed > 0 {
