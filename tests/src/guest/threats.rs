@@ -70,6 +70,7 @@ fn leave_a_secret(device: &Device, bytes: u64, page_bytes: u64) -> Result<()> {
 
 fn a_device_gets_zeroes_whoever_had_the_page_before() -> Result<()> {
     let device = Device::open()?;
+    let overcommit = device.stats(HugeSize::MIB2, None)?.overcommit;
     device.allow_surplus(HugeSize::MIB2, ByteLen::ZERO)?;
     leave_a_secret(&device, PAGES * PAGE, PAGE)?;
     // Every page of the pool, none of which a program has touched since.
@@ -88,6 +89,7 @@ fn a_device_gets_zeroes_whoever_had_the_page_before() -> Result<()> {
             "somebody else's bytes at {at}"
         );
     }
+    device.allow_surplus(HugeSize::MIB2, ByteLen::new(overcommit))?;
     drop((importer, exported, again, device));
     rest::wait()
 }

@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use htlb_core::uapi::{Create, CreateFlags, Info};
-use htlb_core::{Gfp, HugeSize};
+use htlb_core::Gfp;
 use htlb_user::device::{Device, DeviceBuffer};
 
 use super::super::area::{done, Area};
-use super::super::meminfo::Memory;
+use super::super::meminfo::{node_free, Memory};
 use super::super::permissions::charging::Cgroup;
 use super::super::raw::Child;
-use super::super::span::HugetlbPool;
 use super::super::{expect_in_log, rest, skip};
 use super::plan::Plan;
 use super::storm::{Storm, Victims};
@@ -56,10 +55,10 @@ pub(super) fn a_small_memory_cgroup() -> Result<()> {
     Ok(())
 }
 
-/// What is left of the machine's memory for base pages, before somebody takes nearly all of that, too.
-const LEFT: u64 = 384 << 20;
+/// What is left of each node's memory for base pages, before somebody takes nearly all of that, too.
+const LEFT: u64 = 192 << 20;
 /// What nobody takes, so that programs can go on at all.
-const SPARE: u64 = 64 << 20;
+const SPARE: u64 = 48 << 20;
 /// One base page of so many stays in the way.
 const STRIDE: usize = 32;
 
@@ -108,7 +107,7 @@ impl Hog {
         let began = Instant::now();
         while self.words.read(8) < order {
             ensure!(
-                began.elapsed() < Duration::from_secs(100),
+                began.elapsed() < Duration::from_secs(60),
                 "memory cannot be taken"
             );
             thread::sleep(Duration::from_millis(5));
@@ -140,23 +139,24 @@ fn scatter(memory: &Area) -> Result<()> {
 }
 
 /// A setting of the kernel's, as it was when this is gone.
-struct Setting(&'static str, String);
+struct Setting(String, String);
 
 impl Setting {
-    fn change(file: &'static str, value: &str) -> Result<Option<Self>> {
+    fn change(file: &str, value: &str) -> Result<Option<Self>> {
         if !fs::exists(file)? {
             return Ok(None);
         }
         let before = fs::read_to_string(file)?;
+        let this = Self(file.to_owned(), before);
         fs::write(file, value).with_context(|| format!("{value} to {file}"))?;
-        Ok(Some(Self(file, before)))
+        Ok(Some(this))
     }
 }
 
 impl Drop for Setting {
     fn drop(&mut self) {
         // What it was is what it takes.
-        let _ = fs::write(self.0, self.1.trim());
+        let _ = fs::write(&self.0, self.1.trim());
     }
 }
 
@@ -178,9 +178,7 @@ pub(super) fn memory_is_nearly_gone_and_in_pieces() -> Result<()> {
     // Whoever has taken the memory goes first, and this case never.
     fs::write("/proc/self/oom_score_adj", "-1000")?;
     expect_in_log("page allocation failure")?;
-    let size = HugeSize::MIB2;
     let free = || Ok::<u64, anyhow::Error>(Memory::now()?.field("MemFree"));
-    let before = free()?;
     let began = Instant::now();
     let tell = |what: &str| -> Result<()> {
         println!(
@@ -190,10 +188,18 @@ pub(super) fn memory_is_nearly_gone_and_in_pieces() -> Result<()> {
         );
         Ok(())
     };
-    // By huge pages that nobody uses, since that is quick.
-    let most = HugetlbPool::of(size, before.saturating_sub(LEFT) / HUGE as u64)?;
+    // By huge pages that nobody uses, since that is quick; node by node, since one that has none left is asked again and again.
+    let most = [0, 1]
+        .into_iter()
+        .map(|node| {
+            let folder = format!("/sys/devices/system/node/node{node}/hugepages/hugepages-2048kB");
+            let pages = node_free(node)?.saturating_sub(LEFT) / HUGE as u64;
+            Setting::change(&format!("{folder}/nr_hugepages"), &pages.to_string())
+        })
+        .collect::<Result<Vec<_>>>()?;
     tell("most of it is hugetlb's")?;
-    let len = usize::try_from(free()?.saturating_sub(SPARE))?;
+    let available = Memory::now()?.field("MemAvailable");
+    let len = usize::try_from(available.saturating_sub(SPARE))?;
     let hog = Hog::start(len)?;
 
     let measure = Measure {
@@ -209,6 +215,7 @@ pub(super) fn memory_is_nearly_gone_and_in_pieces() -> Result<()> {
     hog.has_done(TAKE)?;
     tell("all is taken")?;
     storm.round(part).context("nearly out of memory")?;
+    tell("a round is over")?;
     let refused = buffer(256 << 20, HUGE as u64, CreateFlags::STRICT);
     let errno = refused.err().and_then(|error| error.raw_os_error());
     ensure!(
@@ -221,6 +228,7 @@ pub(super) fn memory_is_nearly_gone_and_in_pieces() -> Result<()> {
     hog.has_done(SCATTER)?;
     tell("what is free is in pieces")?;
     storm.round(part).context("in pieces")?;
+    tell("a round is over")?;
     let refused = buffer(128 << 20, HUGE as u64, CreateFlags::STRICT);
     let errno = refused.err().and_then(|error| error.raw_os_error());
     ensure!(
