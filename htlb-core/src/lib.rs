@@ -134,8 +134,9 @@
 //! There is one closed enumeration, [`Error`]. A front end maps every arm in one table, and adds what was
 //! asked and what to do next. **An `Err` changed no fact**: counts, slots and frames are what they were, though the
 //! witness may be arranged differently. Everything that can fail comes before the first change; so giving back (`put`,
-//! `release`, `unpin`, `leave`, `abort`) cannot fail, and a value that was not used comes back inside the error. The one thing
-//! that stays is progress: pages that [`driver::populate`] put in place before the one that failed.
+//! `release`, `unpin`, `leave`, `abort`) cannot fail, and a value that was not used comes back inside the error. What
+//! stays is progress: pages that [`driver::populate`] put in place before the one that failed. And free surplus pages that
+//! nobody needs leave whenever somebody looks ([`driver::shed`]), also on the way to an error.
 //!
 //! Below the driver loops an operation may also end with a [`Stop`] that is no error:
 //!
