@@ -39,7 +39,8 @@ pub(super) const EDU: Group = Group {
 pub(super) const RUST: Group = Group {
     name: "rust_driver",
     modules: &[
-        Module::new("htlb", "pages_2m=8 overcommit_2m=0"),
+        // Buffers that a call of a program drops keep their pages until it returns.
+        Module::new("htlb", "pages_2m=32 overcommit_2m=0"),
         Module::new("htlb_rust", ""),
     ],
     cases: rust::cases,
