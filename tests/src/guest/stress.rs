@@ -24,7 +24,7 @@ use anyhow::{ensure, Result};
 use htlb_core::{Gfp, HugeSize};
 
 use super::span::HugetlbPool;
-use super::{cases, Group, Module};
+use super::{cases, is_debug_kernel, Group, Module};
 use memory::{a_small_memory_cgroup, memory_is_nearly_gone_and_in_pieces};
 use modules::{a_driver_loses_its_device_at_bad_moments, modules_leave_at_bad_moments};
 use plan::Plan;
@@ -85,7 +85,7 @@ fn threads_and_processes_do_anything_at_all() -> Result<()> {
 fn hundreds_of_processes() -> Result<()> {
     let plan = Plan::of("hundreds", 2)?;
     let measure = Measure {
-        processes: 200,
+        processes: if is_debug_kernel() { 100 } else { 200 },
         threads: 1,
         buffers: 2,
         pages: 1,

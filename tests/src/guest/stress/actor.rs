@@ -406,7 +406,7 @@ impl<'a> Actor<'a> {
     }
 
     fn export(&mut self) -> Result<()> {
-        let Some(made) = self.world.any(&mut self.dice) else {
+        let Some(made) = self.world.own(&mut self.dice) else {
             return Ok(());
         };
         let pages = made.bytes.div_ceil(BASE as u64);
