@@ -16,6 +16,7 @@
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/module.h>
+#include <linux/mutex.h>
 #include <linux/page_ref.h>
 #include <linux/pagemap.h>
 #include <linux/sched/signal.h>
@@ -96,11 +97,21 @@ void htlb_c_page_free(unsigned long pfn)
 	folio_put(folio);
 }
 
+/*
+ * Frames are taken one range at a time, as CMA does: two that isolate the same blocks of frames meet a BUG in the kernel's
+ * mm/page_isolation.c.
+ */
+static DEFINE_MUTEX(htlb_range_lock);
+
 /* Frames that are no folio: for pages larger than the allocator's own. */
 unsigned long htlb_c_range_alloc(gfp_t gfp, unsigned int order, int nid, nodemask_t *nodes)
 {
-	struct page *page = alloc_contig_pages(1UL << order, gfp, nid, nodes);
+	struct page *page;
 
+	if (mutex_lock_killable(&htlb_range_lock))
+		return 0;
+	page = alloc_contig_pages(1UL << order, gfp, nid, nodes);
+	mutex_unlock(&htlb_range_lock);
 	if (!page)
 		return 0;
 	((struct folio *)page)->private = HTLB_OURS;
@@ -395,18 +406,23 @@ static bool htlb_range_is_memory(unsigned long pfn, unsigned long pages, int nid
 bool htlb_c_range_alloc_at(gfp_t gfp, unsigned int order, int nid, unsigned long pfn)
 {
 	unsigned long pages = 1UL << order;
+	bool is_folio = order <= HPAGE_PMD_ORDER;
 	struct folio *folio;
+	int refused;
 
-	if (!htlb_range_is_memory(pfn, pages, nid))
+	if (!htlb_range_is_memory(pfn, pages, nid) || mutex_lock_killable(&htlb_range_lock))
 		return false;
-	if (order > HPAGE_PMD_ORDER) {
-		if (alloc_contig_range(pfn, pfn + pages, ACR_FLAGS_NONE, gfp))
-			return false;
+	if (is_folio)
+		refused = alloc_contig_frozen_range(pfn, pfn + pages, ACR_FLAGS_NONE, gfp | __GFP_COMP);
+	else
+		refused = alloc_contig_range(pfn, pfn + pages, ACR_FLAGS_NONE, gfp);
+	mutex_unlock(&htlb_range_lock);
+	if (refused)
+		return false;
+	if (!is_folio) {
 		pfn_folio(pfn)->private = HTLB_OURS;
 		return true;
 	}
-	if (alloc_contig_frozen_range(pfn, pfn + pages, ACR_FLAGS_NONE, gfp | __GFP_COMP))
-		return false;
 	folio = pfn_folio(pfn);
 	/* It comes without a reference, and nobody can have found it. */
 	set_page_count(&folio->page, 1);

@@ -131,7 +131,7 @@ impl<'a> Actor<'a> {
                 if start == 0 {
                     return Ok(());
                 }
-                let done = advise(start, HUGE, advice);
+                let done = advise(start, BASE, advice);
                 self.came(kind, done).map(drop)
             }
             Kind::Hold => self.hold(),
@@ -151,7 +151,9 @@ impl<'a> Actor<'a> {
             Kind::Fork => self.fork(),
             Kind::Attach | Kind::Transfer | Kind::Detach => self.use_device(kind),
             Kind::Import | Kind::Donor => self.donate(kind),
-            Kind::Scribbled | Kind::Garbage | Kind::BadPointer => self.wrong_call(kind),
+            // Most are refused at once, and take no time.
+            Kind::Scribbled | Kind::Garbage => (0..8).try_for_each(|_| self.wrong_call(kind)),
+            Kind::BadPointer => self.wrong_call(kind),
         }
     }
 
@@ -246,7 +248,8 @@ impl<'a> Actor<'a> {
     fn resize(&mut self) -> Result<()> {
         let node = self.dice.pick(&[None, None, Some(0), Some(1)]);
         let node = node.map(NodeId::new).transpose()?;
-        let target = ByteLen::new(self.dice.below(33) * MIB2);
+        let most = 26 + 2 * self.world.common.measure.pages;
+        let target = ByteLen::new((18 + self.dice.below(most - 18)) * MIB2);
         let done = self.device.resize(HugeSize::MIB2, node, target);
         self.came(Kind::Resize, done).map(drop)
     }
@@ -403,7 +406,7 @@ impl<'a> Actor<'a> {
     }
 
     fn export(&mut self) -> Result<()> {
-        let Some(made) = self.world.any(&mut self.dice) else {
+        let Some(made) = self.world.own(&mut self.dice) else {
             return Ok(());
         };
         let pages = made.bytes.div_ceil(BASE as u64);

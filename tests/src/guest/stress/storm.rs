@@ -19,11 +19,13 @@ use super::super::raw::{become_user, Child, End};
 use super::super::rest;
 use super::actor::{Actor, USER};
 use super::plan::{Dice, Plan};
-use super::tally::Tally;
+use super::tally::{Kind, Tally};
 use super::view::HUGE;
 use super::world::{Common, Made, Measure, World};
 
 const SIZE: HugeSize = HugeSize::MIB2;
+/// How many times as long as planned it may take until each kind has been done.
+const PATIENCE: u32 = 4;
 
 /// Processes at work, and the machine as it was before them.
 pub(super) struct Storm<'a> {
@@ -80,13 +82,21 @@ impl<'a> Storm<'a> {
         &self.common.tally
     }
 
-    /// Rounds until the time is over; each ends with a look at everything.
-    pub(super) fn rounds(&mut self, of: Duration) -> Result<()> {
+    /// Rounds until the time is over, and some more where a slow machine has not yet done each of these kinds with success; each
+    /// ends with a look at everything.
+    pub(super) fn rounds(&mut self, of: Duration, kinds: &[Kind]) -> Result<()> {
         let began = Instant::now();
-        while began.elapsed() < self.plan.length {
+        loop {
             self.round(of.min(self.plan.length))?;
+            let shown = self.tally().all_of(kinds);
+            let most = match shown {
+                Ok(()) => self.plan.length,
+                Err(_) => self.plan.length.saturating_mul(PATIENCE),
+            };
+            if began.elapsed() >= most {
+                return shown;
+            }
         }
-        Ok(())
     }
 
     fn inherit(&mut self) -> Result<()> {
@@ -154,7 +164,7 @@ impl<'a> Storm<'a> {
         let began = Instant::now();
         let mut outcome = Ok(());
         while outcome.is_ok() && began.elapsed() < length {
-            thread::sleep(Duration::from_millis(20 + self.dice.below(200)));
+            thread::sleep(Duration::from_millis(50 + self.dice.below(200)));
             outcome = self.disturb(&mut children);
         }
         self.common.stop(true);
@@ -168,7 +178,7 @@ impl<'a> Storm<'a> {
 
     /// What happens while they are at work.
     fn disturb(&mut self, children: &mut Vec<Child>) -> Result<()> {
-        match self.dice.below(4) {
+        match self.dice.below(8) {
             0 => {
                 let chosen = self.dice.index(children.len());
                 let child = children.swap_remove(chosen);
@@ -180,7 +190,7 @@ impl<'a> Storm<'a> {
                 }
                 children.push(self.start()?);
             }
-            1 => {
+            1..=3 => {
                 let left = delete_module(c"htlb", libc::O_NONBLOCK);
                 ensure!(
                     left == Err(Errno::AGAIN),

@@ -135,6 +135,11 @@ impl<'a> World<'a> {
         }
     }
 
+    /// One of this process's own: no page of it is ever with more devices than the kernel's check of DMA can count.
+    pub(super) fn own(&self, dice: &mut Dice) -> Option<Arc<Made>> {
+        lock(&self.places[dice.index(self.places.len())]).clone()
+    }
+
     /// Puts a buffer, or nothing, at some place; what was there goes, with no lock held. Says whether something did.
     pub(super) fn replace(&self, dice: &mut Dice, by: Option<Made>) -> bool {
         let place = &self.places[dice.index(self.places.len())];
