@@ -181,7 +181,7 @@ impl Guest {
 
     /// Boots, runs the script, unloads the modules, looks for leaks, and reports.
     ///
-    /// Where the kernel complains before any module is loaded, it is booted once more, up to [`BOOTS`] times: its address
+    /// Where the kernel complains before any module is loaded, it is booted once more, three times at most: its address
     /// sanitizer tells of one mistake only, so that nothing later would be found, and now and then it
     /// takes the interruption of an early function for one.
     ///
