@@ -10,11 +10,22 @@ use kernel::prelude::*;
 use kernel::rbtree::RBTree;
 use kernel::sync::{new_mutex, Arc, Mutex};
 
+use crate::ffi::system;
 use crate::machine::{Machine, SIZES};
 use crate::memory::Words;
 
 /// One account in each stock, in the order of [`SIZES`].
 type Accounts = [AccountId; SIZES.len()];
+
+/// How often a user may have the device open at a time: accounts are numbered by 16 bits, and whoever had them all would lock
+/// everybody else out. The administrator may more often.
+const OPENINGS: u32 = 1024;
+
+/// A user that is known.
+struct User {
+    accounts: Accounts,
+    openings: u32,
+}
 
 /// On whose behalf a limit changes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,12 +40,14 @@ pub(crate) enum By {
 #[pin_data]
 pub(crate) struct Users {
     #[pin]
-    known: Mutex<RBTree<u32, Accounts>>,
+    known: Mutex<RBTree<u32, User>>,
 }
 
 /// Who pays for the buffers made through one opening of the device.
 pub(crate) struct Payer {
     machine: Arc<Machine>,
+    /// Whose opening it is; the kernel's own is nobody's.
+    user: Option<u32>,
     accounts: Accounts,
 }
 
@@ -50,15 +63,33 @@ impl Machine {
     fn accounts_of(&self, user: u32) -> Result<Accounts> {
         // No shrinker takes this lock, so memory may be allocated under it.
         let mut known = self.users().known.lock();
-        if let Some(accounts) = known.get(&user) {
-            return Ok(*accounts);
+        if let Some(user) = known.get(&user) {
+            return Ok(user.accounts);
         }
         let accounts = self.open(&[AccountId::ROOT; SIZES.len()])?;
-        if let Err(error) = known.try_create_and_insert(user, accounts, GFP_KERNEL) {
+        if let Err(error) = known.try_create_and_insert(user, User { accounts, openings: 0 }, GFP_KERNEL) {
             self.close(&accounts);
             return Err(error);
         }
         Ok(accounts)
+    }
+
+    /// Counts one more opening of a user that is known.
+    fn note_opening(&self, user: u32) -> Result {
+        let mut known = self.users().known.lock();
+        let user = known.get_mut(&user).ok_or(EINVAL)?;
+        if user.openings >= OPENINGS && !system::is_admin() {
+            return Err(EDQUOT);
+        }
+        user.openings = user.openings.saturating_add(1);
+        Ok(())
+    }
+
+    /// And one less.
+    fn forget_opening(&self, user: u32) {
+        if let Some(user) = self.users().known.lock().get_mut(&user) {
+            user.openings = user.openings.saturating_sub(1);
+        }
     }
 
     /// An account below each of `parents`, without a limit of its own.
@@ -129,16 +160,18 @@ impl Machine {
 impl Payer {
     /// The payer of a new opening of the device by a user.
     pub(crate) fn new(machine: Arc<Machine>, user: u32) -> Result<Arc<Self>> {
-        let accounts = machine.open(&machine.accounts_of(user)?)?;
-        let payer = Self { machine: machine.clone(), accounts };
-        // Dropped on failure, which closes them.
+        let parents = machine.accounts_of(user)?;
+        machine.note_opening(user)?;
+        let mut payer = Self { machine, user: Some(user), accounts: [AccountId::ROOT; SIZES.len()] };
+        // Dropped on failure, which gives back what it has by then.
+        payer.accounts = payer.machine.open(&parents)?;
         Ok(Arc::new(payer, GFP_KERNEL_ACCOUNT)?)
     }
 
     /// The payer of what the kernel itself asks for.
     pub(crate) fn root(machine: Arc<Machine>) -> Result<Arc<Self>> {
         let accounts = [AccountId::ROOT; SIZES.len()];
-        Ok(Arc::new(Self { machine, accounts }, GFP_KERNEL)?)
+        Ok(Arc::new(Self { machine, user: None, accounts }, GFP_KERNEL)?)
     }
 
     /// The machine.
@@ -199,6 +232,9 @@ impl Payer {
 impl Drop for Payer {
     fn drop(&mut self) {
         self.machine.close(&self.accounts);
+        if let Some(user) = self.user {
+            self.machine.forget_opening(user);
+        }
     }
 }
 

@@ -19,8 +19,8 @@ use charging::{base_pages_are_always_charged, charged_pages_are_limited_by_the_m
 use limits::{
     a_closed_file_gives_all_back, a_limit_goes_with_the_file,
     a_page_that_is_held_stays_charged_until_it_is_let_go,
-    limits_of_a_file_and_of_its_user_hold_both, only_the_administrator_raises_a_limit,
-    what_only_a_guarantee_needed_leaves_with_it,
+    limits_of_a_file_and_of_its_user_hold_both, one_user_cannot_have_every_account,
+    only_the_administrator_raises_a_limit, what_only_a_guarantee_needed_leaves_with_it,
 };
 
 use super::raw::{self, as_user, Child, End};
@@ -38,6 +38,7 @@ pub(super) const GROUP: Group = Group {
             a_limit_goes_with_the_file,
             only_the_administrator_raises_a_limit,
             what_only_a_guarantee_needed_leaves_with_it,
+            one_user_cannot_have_every_account,
             a_closed_file_gives_all_back,
             a_page_that_is_held_stays_charged_until_it_is_let_go,
             charged_pages_are_limited_by_the_memory_cgroup,

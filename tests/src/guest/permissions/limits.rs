@@ -12,6 +12,7 @@ use anyhow::{ensure, Context, Result};
 use htlb_core::uapi::{CreateFlags, NO_LIMIT};
 use htlb_core::{ByteLen, Gfp, HugeSize};
 use htlb_user::device::{Account, Device, DeviceBuffer, DeviceError};
+use rustix::process::{setrlimit, Resource, Rlimit};
 
 use super::{device, limit, make, record, refused, refused_io, Opened, MIB2, OTHER, USER};
 use crate::guest::raw::{self, as_user, Child, End};
@@ -310,5 +311,39 @@ pub(super) fn what_only_a_guarantee_needed_leaves_with_it() -> Result<()> {
     admin.resize(size, None, pool)?;
     ensure!(pages(&admin)? == (before, 0), "{:?}", pages(&admin)?);
     drop(admin);
+    rest::wait()
+}
+
+pub(super) fn one_user_cannot_have_every_account() -> Result<()> {
+    const OPENINGS: usize = 1024;
+    let _opened = Opened::new()?;
+    raw::apart(|| {
+        let files = Some(4 * OPENINGS as u64);
+        let limit = Rlimit {
+            current: files,
+            maximum: files,
+        };
+        setrlimit(Resource::Nofile, limit)?;
+        raw::open_as(USER)?;
+        let mut devices: Vec<Device> = Vec::new();
+        while devices.len() < OPENINGS {
+            devices.push(device().with_context(|| format!("{} are open", devices.len()))?);
+        }
+        let one_more = || fs::File::open("/dev/htlb");
+        refused_io("one more", one_more(), libc::EDQUOT)?;
+        raw::open_as(0)?;
+        raw::open_as(OTHER)?;
+        one_more().context("opening by another user")?;
+        raw::open_as(0)?;
+        raw::open_as(USER)?;
+        drop(devices.pop());
+        devices.push(device().context("opening in the place of one that is closed")?);
+        raw::open_as(0)?;
+        // The administrator has no such limit.
+        for _ in 0..=OPENINGS {
+            devices.push(device()?);
+        }
+        Ok(())
+    })?;
     rest::wait()
 }
