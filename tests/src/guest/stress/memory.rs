@@ -57,7 +57,7 @@ pub(super) fn a_small_memory_cgroup() -> Result<()> {
 /// What is left of each node's memory for base pages, before somebody takes nearly all of that, too.
 const LEFT: u64 = 192 << 20;
 /// What nobody takes, so that programs can go on at all.
-const SPARE: u64 = 48 << 20;
+const SPARE: u64 = 80 << 20;
 /// One base page of so many stays in the way.
 const STRIDE: usize = 32;
 
@@ -76,8 +76,8 @@ impl Hog {
         let len = len.next_multiple_of(HUGE);
         let words = Area::anonymous(BASE)?;
         let process = Child::start(|| {
-            // The first to be killed, if somebody must be.
-            fs::write("/proc/self/oom_score_adj", "1000")?;
+            // The last to be killed but for this case, or no memory would be short any more.
+            fs::write("/proc/self/oom_score_adj", "-500")?;
             let memory = Area::reservation(len)?;
             memory.protect(memory.all(), libc::PROT_READ | libc::PROT_WRITE)?;
             memory.advise(memory.all(), libc::MADV_NOHUGEPAGE)?;
@@ -174,7 +174,7 @@ pub(super) fn memory_is_nearly_gone_and_in_pieces() -> Result<()> {
     let plan = Plan::of("memory_is_nearly_gone", 6)?;
     // Nothing that is locked is moved out of the way of a huge page.
     let _unmoved = Setting::change("/proc/sys/vm/compact_unevictable_allowed", "0")?;
-    // Whoever has taken the memory goes first, and this case never.
+    // Those who make buffers go first, and this case never.
     fs::write("/proc/self/oom_score_adj", "-1000")?;
     expect_in_log("page allocation failure")?;
     let free = || Ok::<u64, anyhow::Error>(Memory::now()?.field("MemFree"));
