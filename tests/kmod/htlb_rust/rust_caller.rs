@@ -162,10 +162,10 @@ impl MiscDevice for Opening {
 
     fn ioctl(_: &Self, _: &File, number: u32, _: usize) -> Result<isize> {
         match number {
-            0 => requests(),
-            1 => pages(),
-            2 => descriptors(),
-            3 => tables(),
+            0xbd00 => requests(),
+            0xbd01 => pages(),
+            0xbd02 => descriptors(),
+            0xbd03 => tables(),
             _ => Err(ENOTTY),
         }
     }

@@ -29,6 +29,8 @@ fn open() -> Result<File> {
 
 fn run(number: u64) -> Result<()> {
     let file = open()?;
+    // The lowest numbers are the kernel's own for every file.
+    let number = 0xbd00 + number;
     // SAFETY: these calls take no argument.
     let line = unsafe { libc::ioctl(file.as_raw_fd(), number) };
     if line < 0 {

@@ -297,7 +297,10 @@ pub(super) fn what_only_a_guarantee_needed_leaves_with_it() -> Result<()> {
         admin.resize(size, None, ByteLen::new(4 * MIB2))?;
         let guaranteed = device()?;
         guarantee(&guaranteed, 3)?;
+        // In use, they become surplus; and given back, they are what the guarantee needs.
+        let buffer = make(&guaranteed, 3)?;
         admin.resize(size, None, ByteLen::new(0))?;
+        drop(buffer);
         ensure!(pages(&admin)? == (3, 3), "{:?} of 3", pages(&admin)?);
         if lowered {
             guarantee(&guaranteed, 1)?;
