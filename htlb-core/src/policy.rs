@@ -270,7 +270,13 @@ pub fn resolve(request: &Request, topology: &Topology) -> Result<Placement, Erro
         }
     }
     if let Some(size) = transparent {
-        if request.page() != PageChoice::Automatic || size.bytes() <= request.size().raw() {
+        let allowed = match request.page() {
+            PageChoice::Automatic => size.bytes() <= request.size().raw(),
+            // Nor is a larger page than the one that was asked for, which its GFP mask need not allow.
+            PageChoice::Huge(chosen) => size <= chosen,
+            PageChoice::Transparent | PageChoice::Base => true,
+        };
+        if allowed {
             ladder.push(Rung::Transparent, size);
         }
     }

@@ -190,6 +190,30 @@ fn a_transparent_page_that_the_mask_does_not_cover_is_no_rung() {
 }
 
 #[test]
+fn a_transparent_page_larger_than_the_one_asked_for_is_no_rung() {
+    let small = HugeSize::from_bytes(16 << 10).unwrap();
+    let machine = Topology {
+        sizes: Sizes::new([small]),
+        ..machine()
+    };
+    let request = Request::builder(ByteLen::new(4 << 20))
+        .page_size(small)
+        .gfp(Gfp::KERNEL | Gfp::NOFAIL)
+        .build()
+        .unwrap();
+    let placement = resolve(&request, &machine).unwrap();
+    for attempt in placement.attempts() {
+        assert!(attempt.size <= small);
+        assert_eq!(
+            attempt
+                .gfp
+                .validate(attempt.size.order(), request.mobility()),
+            Ok(())
+        );
+    }
+}
+
+#[test]
 fn a_ladder_can_be_printed() {
     let request = Request::builder(ByteLen::new(2 << 20)).build().unwrap();
     let text: String = resolve(&request, &machine()).unwrap().to_string();

@@ -30,6 +30,9 @@ const DRIVER: &str = "/sys/bus/pci/drivers/htlb_edu";
 const NODE: &str = "/dev/htlb_edu";
 const EDU_SIZE: usize = 8 << 20;
 
+/// How many times as long as it should a case may go on until everything has happened.
+const SLOWEST: u32 = 5;
+
 /// Tries to take a module out, once; says whether it went.
 fn leaves(module: Module) -> Result<bool> {
     let name = std::ffi::CString::new(module.name)?;
@@ -129,6 +132,7 @@ fn refuses(hold: &'static str) -> Result<()> {
 /// Opens the device, makes a buffer and touches it, again and again, as far as there is a device.
 fn come_and_go(stop: &Area) -> Result<()> {
     while stop.read(0) == 0 {
+        let began = Instant::now();
         let Ok(device) = Device::open() else { continue };
         let made = buffer(&device, CreateFlags::NORESERVE)?;
         drop(device);
@@ -137,10 +141,8 @@ fn come_and_go(stop: &Area) -> Result<()> {
         area.write(0, 1);
         drop(area);
         stop.write(8, stop.read(8) + 1);
-        if stop.read(8) % 4 == 0 {
-            // Now and then nobody has anything.
-            thread::sleep(Duration::from_millis(1));
-        }
+        // Half of the time nobody has anything.
+        thread::sleep(began.elapsed());
     }
     Ok(())
 }
@@ -158,7 +160,8 @@ pub(super) fn modules_leave_at_bad_moments() -> Result<()> {
     let (mut went, mut stayed) = (0_u64, 0_u64);
     let began = Instant::now();
     let mut race = || -> Result<()> {
-        while began.elapsed() < plan.length {
+        let enough = |went, stayed| went > 0 && stayed > 0 && began.elapsed() >= plan.length;
+        while !enough(went, stayed) && began.elapsed() < plan.length * SLOWEST {
             thread::sleep(Duration::from_micros(dice.below(2000)));
             if leaves(HTLB)? {
                 went += 1;
@@ -186,6 +189,7 @@ pub(super) fn modules_leave_at_bad_moments() -> Result<()> {
 /// Maps what the driver has, reads what its device wrote, and ends, again and again, as far as there is a device.
 fn map_and_read(stop: &Area) -> Result<()> {
     while stop.read(0) == 0 {
+        let began = Instant::now();
         let Ok(file) = File::options().read(true).write(true).open(NODE) else {
             continue;
         };
@@ -200,6 +204,9 @@ fn map_and_read(stop: &Area) -> Result<()> {
         ensure!(area.read(8) == 0x6c65_5e57_5049_423b, "{:#x}", area.read(8));
         ensure!(area.read(HUGE + 8) == 0, "{:#x}", area.read(HUGE + 8));
         stop.write(8, stop.read(8) + 1);
+        drop(area);
+        // Two do this: a part of the time nobody has anything.
+        thread::sleep(began.elapsed() * 2);
     }
     Ok(())
 }
@@ -227,10 +234,11 @@ pub(super) fn a_driver_loses_its_device_at_bad_moments() -> Result<()> {
     let (mut unbound, mut went, mut stayed) = (0_u64, 0_u64, 0_u64);
     let began = Instant::now();
     let mut race = || -> Result<()> {
-        while began.elapsed() < plan.length {
+        let enough = |unbound, went| unbound > 0 && went > 0 && began.elapsed() >= plan.length;
+        while !enough(unbound, went) && began.elapsed() < plan.length * SLOWEST {
             thread::sleep(Duration::from_millis(dice.below(60)));
             stays(HTLB, "a driver that uses it")?;
-            if dice.one_in(3) {
+            if dice.one_in(2) {
                 if leaves(EDU)? {
                     went += 1;
                     EDU.load()?;
@@ -260,12 +268,13 @@ pub(super) fn a_driver_loses_its_device_at_bad_moments() -> Result<()> {
         "unbound and bound {unbound} times, unloaded {went} times, refused {stayed} times, mapped {} times",
         stop.read(8)
     );
+    let unloaded = EDU.unload();
     raced?;
     ensure!(
         ends.iter().all(|end| *end == End::Said(String::new())),
         "{ends:?}"
     );
     ensure!(unbound > 0 && went > 0 && stop.read(8) > 0);
-    EDU.unload()?;
+    unloaded?;
     rest::wait()
 }

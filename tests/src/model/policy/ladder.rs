@@ -33,7 +33,9 @@ fn allows(request: &Request, (rung, size): (Rung, HugeSize)) -> bool {
         (PageChoice::Huge(chosen), Rung::Pool | Rung::System) => {
             size == chosen || (size < chosen && falls_back(Fallback::SMALLER))
         }
-        (PageChoice::Huge(_), Rung::Transparent) => falls_back(Fallback::TRANSPARENT),
+        (PageChoice::Huge(chosen), Rung::Transparent) => {
+            size <= chosen && falls_back(Fallback::TRANSPARENT)
+        }
         (PageChoice::Transparent, Rung::Transparent) | (PageChoice::Base, Rung::Base) => true,
         (PageChoice::Huge(_) | PageChoice::Transparent, Rung::Base) => falls_back(Fallback::BASE),
         (PageChoice::Transparent, _) | (PageChoice::Base, _) => false,
