@@ -35,7 +35,7 @@ pub(crate) fn in_a_namespace(test: &str, child: &str, pages: u64) {
     // A hugetlbfs that is mounted already would be used before one of ours, and is not empty perhaps.
     let script = "for mount in $(awk '$3 == \"hugetlbfs\" { print $2 }' /proc/mounts); do umount -l \"$mount\"; done
         for folder in /run /dev/shm; do mount -t tmpfs -o mode=1777 none $folder || exit 77; done
-        chmod 755 /run && mkdir /run/files && export TMPDIR=/run/files && exec \"$@\"";
+        chmod 755 /run && mkdir -m 1777 /run/files /run/tmp && export TMPDIR=/run/tmp && exec \"$@\"";
     let program = this_program(child);
     let output = Command::new("unshare")
         .args([
@@ -264,7 +264,7 @@ fn pools() -> Pools {
 
 /// Everything below the folders that the command uses, folders too.
 fn files() -> BTreeSet<PathBuf> {
-    let roots = ["/run/htlb", "/dev/shm", "/run/files"];
+    let roots = ["/run/htlb", "/dev/shm", "/run/tmp"];
     let mut folders: Vec<PathBuf> = roots.iter().map(PathBuf::from).collect();
     let mut found = BTreeSet::new();
     while let Some(folder) = folders.pop() {

@@ -3,7 +3,7 @@
 //! SIGKILL wherever they are, a thousand of them, two at a time. After each two, one `htlb ls`: then the counters of every pool,
 //! the files, the ids, the locks and the names are what they were at the start.
 //!
-//! As root, on the machine's pool of 2 MiB pages, in a mount namespace with an empty `/run`, `/tmp` and `/dev/shm`. What a victim does, and
+//! As root, on the machine's pool of 2 MiB pages, in a mount namespace with an empty `/run` and `/dev/shm`, and `TMPDIR` below `/run`. What a victim does, and
 //! when it is killed, comes from a seed that is printed; `HTLB_SEED` sets it. `HTLB_LONG=1` kills ten times as many.
 
 mod ground;
@@ -151,7 +151,7 @@ fn at_once() {
 
 /// The program again, for the test that it is told.
 fn this_program(test: &str) -> Command {
-    // Its path, since the namespace has another /tmp.
+    // Its path, since the namespace has other folders.
     let program = fs::read_link("/proc/self/exe").unwrap();
     let mut command = Command::new(program);
     command.args([
