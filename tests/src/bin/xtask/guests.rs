@@ -10,7 +10,6 @@ use crate::skips::Skip;
 use crate::steps::{Step, BUILD_LIMIT};
 use htlb_tests::kernel::{Route, CANNOT_BE_HAD};
 use htlb_tests::skip::SKIP_LOG;
-use std::env;
 use std::fs;
 use std::io;
 use std::process::Command;
@@ -19,12 +18,15 @@ use std::time::Duration;
 /// The longest that the guests of one kernel may take, and the builds for them.
 const GUEST_LIMIT: Duration = Duration::from_secs(60 * 60);
 
+/// This program, also where a step has built it anew meanwhile and its file is another one.
+const SELF: &str = "/proc/self/exe";
+
 /// Under which the skips of both kernels are noted: a test need not run on each.
 const PROGRAM: &str = "vm";
 
 /// Prepares a kernel, or finds it prepared.
 pub(crate) fn prepare(context: &mut Context, step: Step, route: Route) -> io::Result<Report> {
-    let mut xtask = Command::new(env::current_exe()?);
+    let mut xtask = Command::new(SELF);
     xtask.args(["kernel", "prepare", &route.to_string()]);
     let ended = context.log.run(&mut xtask, BUILD_LIMIT)?;
     if let Some(report) = not_here(step, &ended) {
@@ -47,7 +49,7 @@ pub(crate) fn test(context: &mut Context, step: Step, arguments: &[&str]) -> io:
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut xtask = Command::new(env::current_exe()?);
+    let mut xtask = Command::new(SELF);
     xtask.args(arguments).env(SKIP_LOG, &skip_log);
     let ended = context.log.run(&mut xtask, GUEST_LIMIT)?;
     if let Some(report) = not_here(step, &ended) {
