@@ -40,7 +40,11 @@ pub(super) fn a_small_memory_cgroup() -> Result<()> {
     let mut done = storm.rounds(Duration::from_secs(3), &kinds);
     // A slow machine does not use it all at a time.
     let mut most: u64 = 16 << 20;
-    while done.is_ok() && group.number("memory.events", "max")? == 0 && most >= 4 << 20 {
+    let is_short = |storm: &Storm| -> Result<bool> {
+        let refused = storm.tally().refused(Kind::Create) > 0 || storm.lost() > 0;
+        Ok(refused && group.number("memory.events", "max")? > 0)
+    };
+    while done.is_ok() && !is_short(&storm)? && most >= 4 << 20 {
         println!("the limit is {most} bytes now");
         fs::write(group.path().join("memory.max"), most.to_string())?;
         done = storm.round(Duration::from_secs(3));
@@ -273,13 +277,7 @@ pub(super) fn memory_is_nearly_gone_and_in_pieces() -> Result<()> {
     tell("all is given back")?;
     storm.restore()?;
     storm.report();
-    storm
-        .tally()
-        .all_of(&[Kind::Create, Kind::Map, Kind::Peek, Kind::Punch])?;
-    ensure!(
-        storm.tally().refused(Kind::Create) > 0,
-        "nothing was refused"
-    );
+    storm.tally().all_of(&[Kind::Create, Kind::Map])?;
     drop(storm);
     rest::wait()
 }
