@@ -28,6 +28,8 @@ pub const NO_NIGHTLY: &str = "there is no nightly toolchain";
 pub const NO_USER_NAMESPACES: &str = "user namespaces are forbidden here";
 /// A reason: only the guest, and a machine whose owner loads it, have the kernel module.
 pub const NO_DEVICE: &str = "the kernel module is not loaded here, or this is not root";
+/// A reason: where a guest's kernel put what it needs itself is chance.
+pub const NO_FREE_GIB: &str = "memory has no free GiB in one piece";
 /// A reason: the guest alone has one that a test may overwrite.
 pub const NO_RAM_DISK: &str = "there is no empty /dev/ram0 (modprobe brd)";
 
@@ -40,6 +42,7 @@ pub const UNPROVIDABLE: &[&str] = &[
     NO_USER_NAMESPACES,
     NO_DEVICE,
     NO_RAM_DISK,
+    NO_FREE_GIB,
 ];
 
 /// Says that the test `name` cannot run here, and `why`; the test then returns.

@@ -41,7 +41,7 @@ fn giant(populate: Populate) -> Result<DeviceBuffer> {
             .raw()
             == 0
     {
-        return skip("memory has no free GiB in one piece");
+        return skip(crate::skip::NO_FREE_GIB);
     }
     let request = Request::builder(ByteLen::new(GIB as u64))
         .page_size(HugeSize::GIB1)

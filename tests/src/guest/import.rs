@@ -470,7 +470,7 @@ fn a_gibibyte_page_is_imported() -> Result<()> {
     }
     let pool = HugetlbPool::of(HugeSize::GIB1, 1)?;
     if pool.total()? == 0 {
-        return skip("memory has no free GiB in one piece");
+        return skip(crate::skip::NO_FREE_GIB);
     }
     let file = memfd(GIB as u64, MemfdFlags::HUGE_1GB)?;
     let buffer = Device::open()?.import(file.as_fd(), 0, GIB as u64)?;
