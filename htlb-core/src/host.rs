@@ -78,8 +78,8 @@ pub trait Host {
     /// A page that is set aside for the page at `index` of this buffer, or that the same owner gave up earlier: already
     /// charged, and in use as far as the stock knows.
     ///
-    /// It is charged with the reach and the account of the attempt, by which its return is counted: a page kept for another
-    /// reach is not an answer, even where it lies within this one.
+    /// It is charged to the stock of the attempt, with its reach and account, by which its return is counted: a page kept for
+    /// another reach is not an answer, even where it lies within this one, nor is one of a stock for an attempt without one.
     fn own(&self, _attempt: &Attempt, _index: PageIndex) -> Option<(Frame, Contents)> {
         None
     }

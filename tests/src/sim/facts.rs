@@ -7,7 +7,9 @@ use std::sync::atomic::Ordering;
 use htlb_core::gate::Pass;
 use htlb_core::ledger::{AccountId, Counts, Usage};
 use htlb_core::stock::Held;
-use htlb_core::{Class, Error, Exclusive, HugeSize, Part, Pfn, Rung, Stop, WaitFor, Waiting};
+use htlb_core::{
+    Class, Error, Exclusive, HugeSize, PageCount, Part, Pfn, Rung, Stop, WaitFor, Waiting,
+};
 
 use super::buffer::Live;
 use super::host::is_filling;
@@ -309,5 +311,45 @@ impl Facts {
             }
         }
         self
+    }
+
+    /// Whether all is as it was `before`, apart from free surplus pages: such as nobody needs leave whenever somebody looks, and
+    /// one of another class may stand for one that was there.
+    ///
+    /// # Errors
+    /// Both.
+    pub fn only_lost_surplus(self, before: Self) -> Result<(), String> {
+        let (now, left) = self.without_free_surplus();
+        let (before, there_were) = before.without_free_surplus();
+        let more = left
+            .iter()
+            .any(|(size, pages)| there_were.get(size) < Some(pages));
+        if now == before && !more {
+            return Ok(());
+        }
+        Err(format!(
+            "{now:?} and free surplus {left:?}; before: {before:?} and {there_were:?}"
+        ))
+    }
+
+    fn without_free_surplus(mut self) -> (Self, BTreeMap<HugeSize, u64>) {
+        let mut all = BTreeMap::new();
+        for (size, stock) in &mut self.stocks {
+            let mut spare = 0;
+            for [nr, free, surplus] in stock.classes.values_mut() {
+                let both = (*free).min(*surplus);
+                for count in [nr, free, surplus] {
+                    *count -= both;
+                }
+                spare += both;
+            }
+            stock.classes.retain(|_, [nr, _, _]| *nr > 0);
+            let totals = &mut stock.totals;
+            for count in [&mut totals.nr, &mut totals.free, &mut totals.surplus] {
+                *count = PageCount::new(count.raw() - spare);
+            }
+            all.insert(*size, spare);
+        }
+        (self, all)
     }
 }

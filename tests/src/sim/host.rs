@@ -87,6 +87,12 @@ impl<'m> SimHost<'m> {
         machine.stalls.at(point, || machine.queues.sleeping());
     }
 
+    /// A page that no stock counts is not kept: its owner's next buffer might be one of a stock, which would count it when it
+    /// comes back.
+    fn has_magazine(&self, attempt: &Attempt) -> bool {
+        !self.donated && self.machine.pool_for(attempt).is_some()
+    }
+
     fn nothing_held(&self, what: &str) {
         assert_eq!(held(), 0, "{what} under a stock's lock");
     }
@@ -118,7 +124,7 @@ impl Host for SimHost<'_> {
 
     fn own(&self, attempt: &Attempt, _index: PageIndex) -> Option<(Frame, Contents)> {
         self.nothing_held("own");
-        if self.donated {
+        if !self.has_magazine(attempt) {
             return None;
         }
         let (frame, _) =
@@ -134,7 +140,7 @@ impl Host for SimHost<'_> {
 
     fn keep(&self, frame: Frame, attempt: &Attempt) -> Result<(), Frame> {
         self.nothing_held("keep");
-        if self.donated {
+        if !self.has_magazine(attempt) {
             return Err(frame);
         }
         let class = self.machine.class_of(&frame);
