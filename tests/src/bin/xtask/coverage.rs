@@ -33,6 +33,8 @@ const OF_THE_CORE: [&str; 5] = [
     "machine",
     "small_scope",
 ];
+/// Empty without `--cfg loom`.
+const OF_LOOM: &str = "interleavings";
 const TEST_LIMIT: Duration = Duration::from_secs(15 * 60);
 const TOOL_LIMIT: Duration = Duration::from_secs(5 * 60);
 
@@ -49,11 +51,14 @@ pub(crate) fn measure(context: &mut Context) -> io::Result<Report> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => fs::create_dir_all(&counters)?,
     }
-    let objects = run(&context.workspace, &mut context.log, &folder, &counters)?;
-    let lines = Lines::parse(&export(context, &kernel, &counters, &objects)?);
+    let mut lines = Lines::default();
+    for (program, counters) in run(&context.workspace, &mut context.log, &folder, &counters)? {
+        lines.add(&export(context, &kernel, &program, &counters)?);
+    }
 
     let mut report = Report::default();
-    let (all, missed) = lines.sum(&context.workspace.root().join(CORE));
+    let core = context.workspace.root().join(CORE);
+    let (all, missed) = lines.sum(&core);
     let share = percent(all.saturating_sub(missed), all);
     report
         .remarks
@@ -63,7 +68,7 @@ pub(crate) fn measure(context: &mut Context) -> io::Result<Report> {
     } else {
         Err(io::Error::other(format!(
             "{share:.2} % were run, less than {LEAST} %: {}",
-            lines.worst()
+            lines.worst(&core)
         )))
     };
     report.check("lines", enough)?;
@@ -81,13 +86,13 @@ pub(crate) fn measure(context: &mut Context) -> io::Result<Report> {
     Ok(report)
 }
 
-/// Builds the programs and runs them; returns them.
+/// Builds the programs and runs them; returns each with the folder of its counters.
 fn run(
     workspace: &Workspace,
     log: &mut Log,
     folder: &Path,
     counters: &Path,
-) -> io::Result<Vec<PathBuf>> {
+) -> io::Result<Vec<(PathBuf, PathBuf)>> {
     let mut cargo = workspace.cargo();
     cargo
         .args([
@@ -105,31 +110,39 @@ fn run(
         // Build scripts and macros are counted as well.
         .env("LLVM_PROFILE_FILE", folder.join("build-%m.profraw"));
     let programs = Programs::of(cargo, log)?;
-    let mut objects = Vec::new();
+    let mut ran = Vec::new();
     for program in programs.tests {
         let Some((package, name)) = program.name.split_once('/') else {
             continue;
         };
-        if package == "tests" && !OF_THE_CORE.iter().any(|start| name.starts_with(start)) {
+        let is_of_core = match package {
+            "tests" => OF_THE_CORE.iter().any(|start| name.starts_with(start)),
+            _ => name != OF_LOOM,
+        };
+        if !is_of_core {
             continue;
         }
         let mut command = std::process::Command::new(&program.executable);
-        command.arg("--quiet").current_dir(&program.folder).env(
-            "LLVM_PROFILE_FILE",
-            counters.join(format!("{name}-%p.profraw")),
-        );
+        let counters = counters.join(name);
+        command
+            .arg("--quiet")
+            .current_dir(&program.folder)
+            // Longer sequences reach no other lines, and threads that count in common are slow.
+            .env("HTLB_SCOPE_LENGTH", "6")
+            .env("LLVM_PROFILE_FILE", counters.join("%p.profraw"));
         log.must(&mut command, TEST_LIMIT)?;
-        objects.push(program.executable);
+        ran.push((program.executable, counters));
     }
-    Ok(objects)
+    Ok(ran)
 }
 
-/// Adds up the counters; how often each line was run, as an lcov file.
+/// How often each line of a program was run, as an lcov file. Each program by itself: the same function may have come out
+/// otherwise in another, and its counters would be dropped from a sum of both.
 fn export(
     context: &mut Context,
     kernel: &Prepared,
+    program: &Path,
     counters: &Path,
-    objects: &[PathBuf],
 ) -> io::Result<String> {
     let binds = [
         Bind::same(context.workspace.root()),
@@ -150,9 +163,7 @@ fn export(
         "--format=lcov".into(),
     ];
     export.extend(["--instr-profile".into(), sum.into_os_string()]);
-    for object in objects {
-        export.extend(["--object".into(), object.clone().into_os_string()]);
-    }
+    export.push(program.as_os_str().to_owned());
     export.push("--sources".into());
     for folder in [CORE, BACK_END] {
         export.push(context.workspace.root().join(folder).into_os_string());
@@ -168,8 +179,8 @@ struct Lines {
 }
 
 impl Lines {
-    fn parse(lcov: &str) -> Self {
-        let mut lines = Self::default();
+    /// Takes an lcov file in; a line counts as often as where it was run most.
+    fn add(&mut self, lcov: &str) {
         let mut file = PathBuf::new();
         for line in lcov.lines() {
             if let Some(path) = line.strip_prefix("SF:") {
@@ -179,39 +190,43 @@ impl Lines {
                 .and_then(|rest| rest.split_once(','))
             {
                 if let (Ok(number), Ok(times)) = (number.parse::<usize>(), times.parse::<u64>()) {
-                    let file = lines.files.entry(file.clone()).or_default();
+                    let file = self.files.entry(file.clone()).or_default();
                     let so_far = file.entry(number).or_insert(0);
                     *so_far = times.max(*so_far);
                 }
             }
         }
-        lines.files.retain(|path, _| {
+        self.files.retain(|path, _| {
             !path.components().any(|part| part.as_os_str() == "tests.rs")
                 && !path.to_string_lossy().contains("/src/ledger/tests/")
         });
-        lines
+    }
+
+    fn below<'a>(
+        &'a self,
+        folder: &'a Path,
+    ) -> impl Iterator<Item = (&'a PathBuf, &'a BTreeMap<usize, u64>)> {
+        self.files
+            .iter()
+            .filter(move |(path, _)| path.starts_with(folder))
     }
 
     /// Lines with code below a folder, and those of them that were never run.
     fn sum(&self, folder: &Path) -> (usize, usize) {
-        let files = self
-            .files
-            .iter()
-            .filter(|(path, _)| path.starts_with(folder));
-        files.fold((0, 0), |(all, missed), (_, lines)| {
-            let never = lines.values().filter(|times| **times == 0).count();
-            (
-                all.saturating_add(lines.len()),
-                missed.saturating_add(never),
-            )
-        })
+        self.below(folder)
+            .fold((0, 0), |(all, missed), (_, lines)| {
+                let never = lines.values().filter(|times| **times == 0).count();
+                (
+                    all.saturating_add(lines.len()),
+                    missed.saturating_add(never),
+                )
+            })
     }
 
-    /// The three files with the most lines that were never run.
-    fn worst(&self) -> String {
+    /// The three files below a folder with the most lines that were never run.
+    fn worst(&self, folder: &Path) -> String {
         let mut files: Vec<(usize, String)> = self
-            .files
-            .iter()
+            .below(folder)
             .map(|(path, lines)| {
                 let never = lines.values().filter(|times| **times == 0).count();
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -275,10 +290,12 @@ mod tests {
 
     #[test]
     fn a_line_was_run_if_any_copy_of_it_was() {
-        let lines = Lines::parse(LCOV);
+        let mut lines = Lines::default();
+        lines.add(LCOV);
+        lines.add("SF:/w/htlb-core/src/a.rs\nDA:1,0\nDA:2,0\n");
         assert_eq!(lines.sum(Path::new("/w/htlb-core/src")), (3, 1));
         assert_eq!(lines.sum(Path::new("/w")), (4, 2));
-        assert!(lines.worst().starts_with("1 lines of b.rs"));
+        assert!(lines.worst(Path::new("/w")).starts_with("1 lines of b.rs"));
         assert!((percent(2, 3) - 66.666).abs() < 0.001);
     }
 
