@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! Commands that write to a log, end in time, and never outlive an interrupted run.
 
+use crate::evidence;
 use rustix::process::{kill_process_group, Pid, Signal};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -18,6 +19,8 @@ pub(crate) struct Log {
     path: PathBuf,
     file: File,
     interrupted: Arc<AtomicBool>,
+    /// What the commands that failed have said about it.
+    evidence: Vec<String>,
 }
 
 /// How a command ended, and what it wrote.
@@ -63,6 +66,7 @@ impl Log {
             path,
             file,
             interrupted,
+            evidence: Vec::new(),
         })
     }
 
@@ -82,11 +86,14 @@ impl Log {
         writeln!(self.file, "# {line}")
     }
 
-    /// The last `lines` lines.
-    pub(crate) fn tail(&mut self, lines: usize) -> io::Result<String> {
-        let text = self.since(0)?;
-        let all: Vec<&str> = text.lines().collect();
-        Ok(all[all.len().saturating_sub(lines)..].join("\n"))
+    /// What the commands that failed so far have said about it.
+    pub(crate) fn evidence(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.evidence)
+    }
+
+    /// Takes over what another log has of it.
+    pub(crate) fn add_evidence(&mut self, mut other: Self) {
+        self.evidence.append(&mut other.evidence);
     }
 
     /// Runs a command to its end, for at most `limit`.
@@ -116,6 +123,9 @@ impl Log {
             })?;
         let verdict = self.wait(child, limit)?;
         let output = self.since(start)?;
+        if !verdict.success() {
+            self.evidence.extend(evidence::of(&output));
+        }
         self.note(&format!(
             "{verdict}, {:.1} s",
             began.elapsed().as_secs_f64()
@@ -220,7 +230,9 @@ mod tests {
             .unwrap();
         assert_eq!(ended.output, "a\nb\n");
         assert!(!ended.verdict.success());
-        assert!(log.tail(100).unwrap().contains("first"));
+        assert!(log.since(0).unwrap().contains("first"));
+        assert_eq!(log.evidence(), ["a", "b"]);
+        assert!(log.evidence().is_empty());
         std::fs::remove_file(log.path()).unwrap();
     }
 

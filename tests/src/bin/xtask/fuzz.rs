@@ -42,12 +42,7 @@ pub(crate) fn run(context: &mut Context) -> io::Result<Report> {
         let result = result.map(|figures| {
             report.remarks.push(format!("{target}: {figures}"));
         });
-        if result.is_err() {
-            // What the step shows of a failure is the end of its own log.
-            let path = log.path().display().to_string();
-            let end = log_end(log)?;
-            context.log.note(&format!("{path}:\n{end}"))?;
-        }
+        context.log.add_evidence(log);
         report.check(target, result)?;
     }
     Ok(report)
@@ -89,10 +84,6 @@ impl Figures {
 fn coverage(line: &str) -> Option<u64> {
     let (_, rest) = line.split_once(" cov: ")?;
     rest.split_ascii_whitespace().next()?.parse().ok()
-}
-
-fn log_end(mut log: Log) -> io::Result<String> {
-    log.tail(30)
 }
 
 /// cargo-fuzz on the nightly toolchain, the system's or one of our own.

@@ -8,6 +8,7 @@
 mod child;
 mod counts;
 mod coverage;
+mod evidence;
 mod features;
 mod freestanding;
 mod fuzz;

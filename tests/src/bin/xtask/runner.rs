@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -117,6 +118,9 @@ impl Report {
 struct Done {
     step: Step,
     report: Report,
+    /// What the commands that failed have said about it.
+    evidence: Vec<String>,
+    log: PathBuf,
     took: Duration,
 }
 
@@ -163,9 +167,11 @@ pub(crate) fn run(workspace: Workspace, steps: &[Step], options: Options) -> io:
         let done = Done {
             step: *step,
             report,
+            evidence: context.log.evidence(),
+            log: context.log.path().to_owned(),
             took: start.elapsed(),
         };
-        announce(&options, &line(&done, &mut context.log)?)?;
+        announce(&options, &line(&done))?;
         all.push(done);
         if interrupted.load(Ordering::Relaxed) {
             return Ok(ExitCode::from(130));
@@ -186,7 +192,7 @@ fn announce(options: &Options, text: &str) -> io::Result<()> {
     }
 }
 
-fn line(done: &Done, log: &mut Log) -> io::Result<String> {
+fn line(done: &Done) -> String {
     let Report {
         counts, remarks, ..
     } = &done.report;
@@ -200,13 +206,19 @@ fn line(done: &Done, log: &mut Log) -> io::Result<String> {
     for remark in remarks {
         text.push_str(&format!("    {remark}\n"));
     }
-    if counts.failed > 0 {
-        text.push_str(&format!("    the end of {}:\n", log.path().display()));
-        for line in log.tail(30)?.lines() {
-            text.push_str(&format!("    | {line}\n"));
-        }
+    text
+}
+
+/// Why a step failed.
+fn reasons(done: &Done) -> String {
+    let mut text = format!("FAILED {}, {}:\n", done.step.name(), done.log.display());
+    for remark in &done.report.remarks {
+        text.push_str(&format!("    {remark}\n"));
     }
-    Ok(text)
+    for line in &done.evidence {
+        text.push_str(&format!("    | {line}\n"));
+    }
+    text
 }
 
 /// Prints what was skipped and the totals.
@@ -230,7 +242,11 @@ fn finish(context: &Context, all: &[Done], took: Duration) -> io::Result<ExitCod
     let succeeded = totals.failed == 0 && totals.ran() > 0;
     let result = match context.options.output {
         Output::Json => report_json(&totals, all, &never, took, succeeded),
-        Output::Lines => report_lines(context.options, &totals, &skips, &never, took),
+        Output::Lines => {
+            let failed = all.iter().filter(|done| done.report.counts.failed > 0);
+            let failed: String = failed.map(reasons).collect();
+            failed + &report_lines(context.options, &totals, &skips, &never, took)
+        }
     };
     println!("{result}");
     Ok(if succeeded {
@@ -293,6 +309,7 @@ fn report_json(
                 "failed": done.report.counts.failed,
                 "skipped": done.report.counts.skipped,
                 "remarks": done.report.remarks,
+                "evidence": done.evidence,
                 "skips": done.report.skips.iter().map(skip).collect::<Vec<_>>(),
             })
         })
