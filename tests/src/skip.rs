@@ -18,9 +18,9 @@ pub const SKIP_LOG: &str = "HTLB_SKIP_LOG";
 pub const ONE_NODE: &str = "this machine has only one memory node";
 /// A reason: memory is too little or too fragmented for pages of 1 GiB.
 pub const NO_GIB_PAGES: &str = "this machine gives no 1 GiB pages";
-/// A reason: only a package registry's own machines can fetch it everywhere.
+/// A reason: it cannot be fetched from everywhere.
 pub const NO_ADVISORIES: &str = "the advisory database is not here";
-/// A reason: cargo-deny takes longer to build than everything else together, so nothing installs it.
+/// A reason: only `.ci/run` installs it.
 pub const NO_CARGO_DENY: &str = "cargo-deny is not installed";
 /// A reason: the sanitizers are options of the nightly compiler alone.
 pub const NO_NIGHTLY: &str = "there is no nightly toolchain";
@@ -38,7 +38,6 @@ pub const UNPROVIDABLE: &[&str] = &[
     ONE_NODE,
     NO_GIB_PAGES,
     NO_ADVISORIES,
-    NO_CARGO_DENY,
     NO_USER_NAMESPACES,
     NO_DEVICE,
     NO_RAM_DISK,

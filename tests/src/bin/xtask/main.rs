@@ -8,6 +8,7 @@
 mod child;
 mod counts;
 mod coverage;
+mod deny;
 mod evidence;
 mod features;
 mod freestanding;

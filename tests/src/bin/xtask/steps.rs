@@ -3,7 +3,9 @@
 
 use crate::modes::{self, Mode};
 use crate::runner::{Context, Report, Scope};
-use crate::{coverage, features, freestanding, fuzz, guests, loom, msrv, repository, suite, tsan};
+use crate::{
+    coverage, deny, features, freestanding, fuzz, guests, loom, msrv, repository, suite, tsan,
+};
 use clap::ValueEnum;
 use htlb_tests::kernel::Route;
 use std::io;
@@ -159,7 +161,7 @@ impl Step {
             Self::Loom => loom::run(context),
             Self::Tsan => tsan::run(context),
             Self::Fuzz => fuzz::run(context),
-            Self::Deny => deny(context),
+            Self::Deny => deny::run(context),
             Self::KernelStock => guests::prepare(context, self, Route::Stock),
             Self::KernelDebug => guests::prepare(context, self, Route::Debug),
             Self::Coverage => coverage::measure(context),
@@ -197,26 +199,6 @@ fn doc(context: &mut Context) -> io::Result<Report> {
     let mut cargo = context.workspace.cargo();
     cargo.args(["doc", "--workspace", "--no-deps", "--all-features"]);
     cargo.env("RUSTDOCFLAGS", "--deny=warnings");
-    context.log.must(&mut cargo, BUILD_LIMIT)?;
-    Ok(Report::passed())
-}
-
-fn deny(context: &mut Context) -> io::Result<Report> {
-    let mut version = context.workspace.cargo();
-    let installed = version.args(["deny", "--version"]).output()?;
-    if !installed.status.success() {
-        let why = htlb_tests::skip::NO_CARGO_DENY;
-        return Ok(Report::skipped(Step::Deny.name(), why));
-    }
-    let mut cargo = context.workspace.cargo();
-    cargo.args([
-        "deny",
-        "--workspace",
-        "check",
-        "bans",
-        "licenses",
-        "sources",
-    ]);
     context.log.must(&mut cargo, BUILD_LIMIT)?;
     Ok(Report::passed())
 }
