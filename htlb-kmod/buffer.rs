@@ -254,7 +254,12 @@ impl DmaBuffer {
         if size > before {
             self.clear_beyond(before)?;
         }
-        let punched = driver::truncate(&self.host(Copies::Go)?, &self.core, size)?;
+        let punched = driver::truncate(&self.host(Copies::Go)?, &self.core, size).inspect_err(|_| {
+            if let Some(mappings) = self.mappings() {
+                // One that was interrupted had taken the new size to them already.
+                mappings.resize(self.size());
+            }
+        })?;
         if let Some(mappings) = self.mappings() {
             mappings.resize(size);
             if size < before {

@@ -182,10 +182,8 @@ impl Host for KernelHost<'_> {
     }
 
     fn place(&self, page: &Blank) -> Result<(), Reason> {
-        if let Patience::Killable = self.patience {
-            if system::fatal_signal() {
-                return Err(Reason::Interrupted);
-            }
+        if self.is_interrupted() {
+            return Err(Reason::Interrupted);
         }
         let page_of_ours = self.backing.page(page.offset, page.pfn, page.size).ok_or(Reason::FrameInvalid)?;
         if self.backing.donation().is_none() {
@@ -201,6 +199,10 @@ impl Host for KernelHost<'_> {
         } else {
             Err(Reason::Interrupted)
         }
+    }
+
+    fn is_interrupted(&self) -> bool {
+        matches!(self.patience, Patience::Killable) && system::fatal_signal()
     }
 
     fn unmap(&self, range: ByteRange) {

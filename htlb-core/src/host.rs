@@ -169,6 +169,11 @@ pub trait Host {
     /// [`Error::Poisoned`].
     fn clear(&self, page: &Blank, from: u64) -> Result<(), Error>;
 
+    /// Whether the caller is told to go: asked between the stretches of a long punch or truncate, which then ends.
+    fn is_interrupted(&self) -> bool {
+        false
+    }
+
     /// Revokes every mapping of the range, whose slots are claimed. Cannot fail.
     fn unmap(&self, range: ByteRange);
 

@@ -135,7 +135,8 @@
 //! asked and what to do next. **An `Err` changed no fact**: counts, slots and frames are what they were, though the
 //! witness may be arranged differently. Everything that can fail comes before the first change; so giving back (`put`,
 //! `release`, `unpin`, `leave`, `abort`) cannot fail, and a value that was not used comes back inside the error. What
-//! stays is progress: pages that [`driver::populate`] put in place before the one that failed. And free surplus pages that
+//! stays is progress: pages that [`driver::populate`] put in place before the one that failed, and holes that an interrupted
+//! [`driver::punch`] has made. And free surplus pages that
 //! nobody needs leave whenever somebody looks ([`driver::shed`]), also on the way to an error; one that came for what was
 //! then refused may stay for one of another class that leaves instead.
 //!

@@ -12,7 +12,7 @@ use crate::page_map::{RangeClaim, Removed};
 use crate::request::Fill;
 use crate::step::Stop;
 use crate::stock::Returned;
-use crate::units::{ByteLen, ByteOffset, ByteRange, PageCount};
+use crate::units::{ByteLen, ByteOffset, ByteRange, PageCount, PageIndex};
 
 /// What was taken away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,7 +29,8 @@ pub struct Punched {
 /// stays behind for it.
 ///
 /// # Errors
-/// [`Error::Pinned`] and [`Error::Sealed`], with nothing taken away; ranges as for [`crate::page_map::PageMap::pages`].
+/// [`Error::Pinned`] and [`Error::Sealed`], with nothing taken away; [`Error::Interrupted`], where what was taken away so far
+/// stays so; ranges as for [`crate::page_map::PageMap::pages`].
 #[doc(alias = "hugetlbfs_punch_hole")]
 pub fn punch<H: Host>(
     host: &H,
@@ -41,7 +42,7 @@ pub fn punch<H: Host>(
     let claim = until_claimed(host, buffer, || {
         map.claim_range(slots, |what| host.wake(map, what))
     })?;
-    Ok(empty(host, buffer, claim))
+    empty(host, buffer, claim)
 }
 
 /// Makes the buffer `size` bytes long, and gives back what lies wholly beyond. Growing promises nothing.
@@ -50,7 +51,8 @@ pub fn punch<H: Host>(
 /// reach the page under its pin or seal.
 ///
 /// # Errors
-/// [`Error::BeyondCapacity`] for more than was fixed at creation; shrinking as [`punch`].
+/// [`Error::BeyondCapacity`] for more than was fixed at creation; shrinking as [`punch`]: one that is interrupted leaves the
+/// size as it was, and some holes below it.
 #[doc(alias = "hugetlb_vmtruncate")]
 pub fn truncate<H: Host>(
     host: &H,
@@ -65,7 +67,7 @@ pub fn truncate<H: Host>(
     let claim = until_claimed(host, buffer, || {
         map.truncate(size, |what| host.wake(map, what))
     })?;
-    Ok(empty(host, buffer, claim))
+    empty(host, buffer, claim)
 }
 
 /// Gives back everything: the end of a buffer. Afterwards it is all holes, and may be dropped.
@@ -118,23 +120,41 @@ fn until_claimed<H: Host>(
     }
 }
 
-/// Empties a claimed range. Nothing here can fail.
-fn empty<H: Host>(host: &H, buffer: &Buffer<H::Slots>, mut claim: RangeClaim) -> Punched {
+/// How many pages a punch takes away between two looks at whether it should go on: 128 MiB of base pages.
+const STRETCH: u64 = 1 << 15;
+
+/// Empties a claimed range, unless it is interrupted between two stretches.
+fn empty<H: Host>(
+    host: &H,
+    buffer: &Buffer<H::Slots>,
+    mut claim: RangeClaim,
+) -> Result<Punched, Error> {
     let map = buffer.map();
-    let (first, end) = claim.remaining();
-    if let Some(range) = map.extents().bytes_between(first, end) {
-        host.unmap(range);
-    }
     let mut gone = Gone::default();
-    while let Some(emptied) = map.next_removed(&mut claim) {
-        if let Some(part) = buffer.part_of(emptied.index) {
-            gone.give_back(host, part, buffer.placement().fill, emptied.removed);
+    let mut outcome = Ok(());
+    while !claim.count().is_zero() {
+        if host.is_interrupted() {
+            outcome = Err(Error::Interrupted);
+            break;
         }
-        wake(host, map, emptied.wake);
+        let (first, end) = claim.remaining();
+        let end = PageIndex::new(end.raw().min(first.raw().saturating_add(STRETCH)));
+        if let Some(range) = map.extents().bytes_between(first, end) {
+            host.unmap(range);
+        }
+        while claim.remaining().0 < end {
+            let Some(emptied) = map.next_removed(&mut claim) else {
+                break;
+            };
+            if let Some(part) = buffer.part_of(emptied.index) {
+                gone.give_back(host, part, buffer.placement().fill, emptied.removed);
+            }
+            wake(host, map, emptied.wake);
+        }
     }
     gone.flush(host);
     map.end_range(claim, |what| host.wake(map, what));
-    gone.total
+    outcome.map(|()| gone.total)
 }
 
 /// Counts what went, and gathers promises: a run of them is one visit to the ledger.

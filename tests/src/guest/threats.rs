@@ -246,9 +246,9 @@ fn nothing_tells_of_kernel_addresses() -> Result<()> {
 /// What a signal does to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Signal {
-    /// It ends at the next page.
+    /// It ends at the next page, or the next stretch of them.
     Ends,
-    /// It waits, as for the end of a process: what is given back is given back as a whole, and takes as long as there is of it.
+    /// It waits, as for the end of a process: a buffer that ends takes as long as there is of it.
     Waits,
 }
 
@@ -333,12 +333,8 @@ fn every_long_call_can_be_killed() -> Result<()> {
             let exported = made.export(0, 0, Export::Writable)?;
             Ok(Importer::open()?.attach(exported.as_fd()).map(drop)?)
         })?;
-        killed_as(Signal::Waits, &name("PUNCH"), || {
-            Ok(made.punch(0, bytes).map(drop)?)
-        })?;
-        killed_as(Signal::Waits, &name("TRUNCATE"), || {
-            Ok(made.truncate(1).map(drop)?)
-        })?;
+        killed(&name("PUNCH"), || Ok(made.punch(0, bytes).map(drop)?))?;
+        killed(&name("TRUNCATE"), || Ok(made.truncate(1).map(drop)?))?;
         killed_as(Signal::Waits, &name("the end of a buffer"), || {
             make().map(drop)
         })?;

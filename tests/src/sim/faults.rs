@@ -22,6 +22,8 @@ pub enum Call {
     Clear,
     /// Going to sleep.
     Wait,
+    /// A long loop that goes on.
+    Interrupt,
 }
 
 /// Which calls fail.

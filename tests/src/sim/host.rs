@@ -249,6 +249,11 @@ impl Host for SimHost<'_> {
         Ok(())
     }
 
+    fn is_interrupted(&self) -> bool {
+        self.nothing_held("is_interrupted");
+        self.machine.faults.hit(Call::Interrupt)
+    }
+
     fn unmap(&self, _range: ByteRange) {
         self.nothing_held("unmap");
         self.stall(Point::Unmap);

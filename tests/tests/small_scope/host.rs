@@ -110,6 +110,10 @@ impl Host for View<'_> {
         self.refuse(Error::Poisoned)
     }
 
+    fn is_interrupted(&self) -> bool {
+        self.refuse(Error::Interrupted).is_err()
+    }
+
     fn unmap(&self, _range: ByteRange) {}
 
     fn reclaim(&self, frame: Frame, _attempt: &Attempt, _charge: Charge) -> Reclaim {
