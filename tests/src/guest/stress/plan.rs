@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 
 use super::super::{LONG, SEED};
 
-/// How many times as long everything lasts with `--long`.
-const LONGER: u32 = 10;
+/// How many times as long everything lasts with `--long`: ten minutes of testing, as fifty seconds are of the minute.
+const LONGER: u32 = 12;
 
 /// What a case is told.
 #[derive(Clone, Copy, Debug)]
