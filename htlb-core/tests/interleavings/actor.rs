@@ -15,7 +15,11 @@ pub(crate) enum Operation {
     LookUp,
     Pin,
     Punch,
+    /// A punch that ends before its last slot.
+    EndPunch,
     Truncate,
+    /// A truncate that ends before its last slot.
+    EndTruncate,
     Grow,
     Seal,
     Reserve,
@@ -24,13 +28,15 @@ pub(crate) enum Operation {
 }
 
 impl Operation {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Fill,
         Self::GiveUp,
         Self::LookUp,
         Self::Pin,
         Self::Punch,
+        Self::EndPunch,
         Self::Truncate,
+        Self::EndTruncate,
         Self::Grow,
         Self::Seal,
         Self::Reserve,
@@ -158,8 +164,12 @@ impl Actor {
                 self.said = format!("pinned page {}", pin.pfn().raw());
                 Held::Pin(pin)
             }
-            Operation::Punch => Held::Range(map.claim_range(shared.all(), wake)?),
-            Operation::Truncate => Held::Range(map.truncate(bytes(last.raw()), wake)?),
+            Operation::Punch | Operation::EndPunch => {
+                Held::Range(map.claim_range(shared.all(), wake)?)
+            }
+            Operation::Truncate | Operation::EndTruncate => {
+                Held::Range(map.truncate(bytes(last.raw()), wake)?)
+            }
             Operation::Grow => {
                 let from = map.grow(bytes(shared.slots()))?;
                 self.said = format!("grew from {from}");
@@ -208,7 +218,12 @@ impl Actor {
             Held::Range(mut claim) => {
                 let mut pages = Vec::new();
                 let mut promises = 0;
-                while let Some(emptied) = map.next_removed(&mut claim) {
+                let stays = match self.operation {
+                    Operation::EndPunch | Operation::EndTruncate => PageCount::ONE,
+                    _ => PageCount::ZERO,
+                };
+                while claim.count() > stays {
+                    let emptied = map.next_removed(&mut claim).unwrap();
                     match emptied.removed {
                         Removed::Frame(frame) => {
                             let pfn = frame.into_pfn().raw();

@@ -26,6 +26,7 @@ fn triples() {
         (vec![Present], [Seal, Seal, Punch]),
         // A range that ends half-way gives back what somebody waits for.
         (vec![Hole, Present], [Punch, Pin, Reserve]),
+        (vec![Hole, Present], [Punch, Punch, Pin]),
         (vec![Hole, Hole], [Reserve, Fill, Punch]),
         (vec![Promised, Hole], [Refuse, Fill, Unpromise]),
     ];
