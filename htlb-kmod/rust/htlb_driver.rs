@@ -382,7 +382,8 @@ impl Buffer {
         to_result(unsafe { htlb_populate(self.as_ptr(), range.start, len, None, core::ptr::null_mut()) })
     }
 
-    /// Gives the pages and promises of a range back, and takes them out of every mapping.
+    /// Gives the pages and promises of a range back, and takes them out of every mapping. All of them or none, unless a fatal signal
+    /// ends it half-way.
     pub fn punch(&self, range: Range<u64>) -> Result {
         let len = len_of(&range)?;
         // SAFETY: the buffer is ours.

@@ -172,7 +172,8 @@ int htlb_populate(struct htlb_buffer *buffer, u64 offset, u64 len, htlb_fill_t f
  * @len: its length: whole pages, or up to the end of the buffer
  *
  * Context: may sleep; needs no user context.
- * Return: 0, or a negative errno with nothing given back: -EBUSY for pinned pages, -EPERM for a sealed buffer.
+ * Return: 0, or a negative errno with nothing given back: -EBUSY for pinned pages, -EPERM for a sealed buffer. -EINTR by a fatal
+ * signal; what had been given back by then stays so.
  */
 int htlb_punch(struct htlb_buffer *buffer, u64 offset, u64 len);
 
