@@ -17,6 +17,8 @@ pub mod kmod;
 pub mod figures;
 pub mod skip;
 #[cfg(feature = "runner")]
+pub mod tree;
+#[cfg(feature = "runner")]
 pub mod vm;
 
 /// The environment variable that asks for what takes minutes: `cargo xtask test --long` sets it.

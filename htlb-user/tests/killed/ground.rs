@@ -12,6 +12,7 @@ use htlb_core::{HugeSize, PageCount};
 use htlb_tests::figures;
 use htlb_tests::host::{Counter, HugePools, Place, PoolLease};
 use htlb_tests::skip::skip;
+use htlb_tests::tree;
 use htlb_user::store::{Config, Record, Store, StoreError};
 use htlb_user::Named;
 use rustix::fs::{flock, FlockOperation};
@@ -264,17 +265,5 @@ fn pools() -> Pools {
 
 /// Everything below the folders that the command uses, folders too.
 fn files() -> BTreeSet<PathBuf> {
-    let roots = ["/run/htlb", "/dev/shm", "/run/tmp"];
-    let mut folders: Vec<PathBuf> = roots.iter().map(PathBuf::from).collect();
-    let mut found = BTreeSet::new();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let entry = entry.unwrap();
-            if entry.file_type().unwrap().is_dir() {
-                folders.push(entry.path());
-            }
-            found.insert(entry.path());
-        }
-    }
-    found
+    tree::below(["/run/htlb", "/dev/shm", "/run/tmp"].map(PathBuf::from))
 }

@@ -16,6 +16,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use htlb_core::HugeSize;
+use htlb_tests::tree;
 use htlb_user::store::{Backing, Config, Meta, Mount, Record, Store, StoreError, UnlinkedFiles};
 
 /// A folder on shared memory, or on whatever there is, removed at the end.
@@ -44,17 +45,7 @@ impl Root {
 
     /// Every file below, but for the records' content.
     pub(crate) fn listing(&self) -> BTreeSet<PathBuf> {
-        let (mut found, mut folders) = (BTreeSet::new(), vec![self.0.clone()]);
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).unwrap() {
-                let entry = entry.unwrap();
-                if entry.file_type().unwrap().is_dir() {
-                    folders.push(entry.path());
-                }
-                found.insert(entry.path());
-            }
-        }
-        found
+        tree::below([self.0.clone()])
     }
 }
 
