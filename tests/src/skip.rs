@@ -30,6 +30,8 @@ pub const NO_USER_NAMESPACES: &str = "user namespaces are forbidden here";
 pub const NO_DEVICE: &str = "the kernel module is not loaded here, or this is not root";
 /// A reason: where a guest's kernel put what it needs itself is chance.
 pub const NO_FREE_GIB: &str = "memory has no free GiB in one piece";
+/// A reason: the same of some MiB, which one of two guests must have.
+pub const NO_FREE_RUN: &str = "memory has no free run of huge pages";
 /// A reason: the guest alone has one that a test may overwrite.
 pub const NO_RAM_DISK: &str = "there is no empty /dev/ram0 (modprobe brd)";
 
