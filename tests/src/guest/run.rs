@@ -23,6 +23,8 @@ const WHY: &str = "skipped: ";
 const OUTPUT: &str = "/tmp/htlb-guest.output";
 /// So many lines of it are shown.
 const SHOWN: usize = 60;
+/// And so many of a backtrace.
+const SHOWN_OF_TRACE: usize = 20;
 /// How much longer than on the stock kernel a case may take on the debug kernel.
 const DEBUG_FACTOR: u32 = 4;
 /// How much longer it may take where it is to take its time.
@@ -219,7 +221,11 @@ fn apart(group: &Group, case: &Case, selection: &Selection) -> Result<Verdict> {
     };
     let lines: Vec<&str> = said.lines().filter(|line| !line.starts_with(WHY)).collect();
     let mut out = std::io::stdout().lock();
-    for line in lines.iter().skip(lines.len().saturating_sub(SHOWN)) {
+    // A backtrace is longer than what it belongs to.
+    let is_trace = |line: &&str| line.eq_ignore_ascii_case("stack backtrace:");
+    let (said, trace) = lines.split_at(lines.iter().rposition(is_trace).unwrap_or(lines.len()));
+    let said = said.iter().skip(said.len().saturating_sub(SHOWN));
+    for line in said.chain(trace.iter().take(SHOWN_OF_TRACE)) {
         writeln!(out, "    # {line}")?;
     }
     Ok(verdict)
