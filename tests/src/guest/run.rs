@@ -21,6 +21,8 @@ const SKIPPED: i32 = 77;
 const WHY: &str = "skipped: ";
 /// Where a case's output goes.
 const OUTPUT: &str = "/tmp/htlb-guest.output";
+/// Who is killed for want of memory.
+const KILLED_FIRST: &str = "/proc/self/oom_score_adj";
 /// So many lines of it are shown.
 const SHOWN: usize = 60;
 /// And so many of a backtrace.
@@ -47,6 +49,8 @@ pub(super) fn all(
     groups: &[(&'static Group, Vec<Case>)],
     selection: &Selection,
 ) -> Result<ExitCode> {
+    // Where a case takes all memory, those who are killed for it are its own processes.
+    fs::write(KILLED_FIRST, "-1000").context("staying alive")?;
     println!("KTAP version 1\n1..{}", groups.len());
     let mut failed = false;
     for (number, (group, cases)) in (1_usize..).zip(groups) {
@@ -66,6 +70,10 @@ pub(super) fn all(
 
 /// Runs a case in this process: what `all` starts once for each.
 pub(super) fn here(case: &Case) -> ExitCode {
+    if let Err(error) = fs::write(KILLED_FIRST, "0") {
+        eprintln!("{KILLED_FIRST}: {error}");
+        return ExitCode::FAILURE;
+    }
     // What was printed before the result is where the panic's own message went already.
     let done = panic::catch_unwind(AssertUnwindSafe(|| (case.body)()));
     match done {
