@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! The kernel's side: hugetlbfs mounts that no path leads to, their files and mappings, and the machine's counters.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -179,6 +179,21 @@ impl Linux {
     pub(crate) fn set_overcommit(&self, pages: u64) -> io::Result<()> {
         self.overcommit.write_at(pages.to_string().as_bytes(), 0)?;
         Ok(())
+    }
+
+    /// How often this machine had no huge page in one piece, since its boot.
+    pub(crate) fn fragmented(&self) -> u64 {
+        let all = fs::read_to_string("/proc/vmstat").expect("/proc can be read");
+        let counter = all
+            .lines()
+            .find_map(|line| line.strip_prefix("htlb_buddy_alloc_fail "));
+        counter.map_or(0, |number| number.parse().expect("a number"))
+    }
+
+    /// Makes pieces whole, as far as this kernel can.
+    pub(crate) fn compact(&self) {
+        // It helps, or the next attempt says that it did not.
+        let _ = fs::write("/proc/sys/vm/compact_memory", "1");
     }
 
     /// The end of everything, and an empty pool.

@@ -15,6 +15,18 @@ use crate::world::{Counted, Kernel, Stepped, Tally, World};
 /// How often a failing case is run again to make it shorter.
 const SHORTER: usize = 3000;
 
+/// How often a case is run again because the machine had no huge page for Linux where the pool may grow.
+const WHOLE: usize = 20;
+
+/// Why a case did not end as it should.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The two sides are not the same.
+    Differs(String),
+    /// The machine's memory is in pieces, so Linux gets less than its pool may have.
+    Fragmented(String),
+}
+
 /// The operations of a seed.
 fn tree(seed: u64) -> impl ValueTree<Value = Vec<Op>> {
     let mut bytes = [0; 32];
@@ -28,17 +40,18 @@ fn tree(seed: u64) -> impl ValueTree<Value = Vec<Op>> {
 /// Runs the case of a seed.
 ///
 /// # Errors
-/// The shortest case that fails like it, and how to run it again.
+/// The shortest case that fails like it, and how to run it again; or that there was no memory to run it.
 pub(crate) fn seeded(
     seed: u64,
     linux: &mut Linux,
     kernel: Kernel,
     tally: &mut Tally,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
     let mut tree = tree(seed);
     let mut failed = match run(&tree.current(), linux, kernel, tally) {
         Ok(()) => return Ok(()),
-        Err(why) => (tree.current(), why),
+        Err(Failure::Differs(why)) => (tree.current(), why),
+        Err(fragmented) => return Err(fragmented),
     };
     let mut fails = true;
     for _ in 0..SHORTER {
@@ -55,8 +68,8 @@ pub(crate) fn seeded(
         }
         let ops = tree.current();
         match run(&ops, linux, kernel, &mut Tally::default()) {
-            Ok(()) => fails = false,
-            Err(why) => {
+            Ok(()) | Err(Failure::Fragmented(_)) => fails = false,
+            Err(Failure::Differs(why)) => {
                 fails = true;
                 failed = (ops, why);
             }
@@ -64,13 +77,13 @@ pub(crate) fn seeded(
     }
     let (ops, why) = failed;
     let ops: Vec<String> = ops.iter().map(|op| format!("    {op:?},\n")).collect();
-    Err(format!(
+    Err(Failure::Differs(format!(
         "{why}\nin [\n{}]\nrun it again with HTLB_ORACLE_SEED={seed} cargo test -p htlb-tests --test hugetlbfs_oracle",
         ops.concat()
-    ))
+    )))
 }
 
-/// Runs one case on an empty machine, and leaves it empty.
+/// Runs one case on an empty machine, and leaves it empty: again where Linux had less memory than the case has.
 ///
 /// # Errors
 /// What was not the same on both sides.
@@ -79,7 +92,25 @@ pub(crate) fn run(
     linux: &mut Linux,
     kernel: Kernel,
     tally: &mut Tally,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
+    let mut last = String::new();
+    for _ in 0..WHOLE {
+        let (fragmented, before) = (linux.fragmented(), tally.clone());
+        let Err(why) = once(ops, linux, kernel, tally) else {
+            return Ok(());
+        };
+        if linux.fragmented() == fragmented {
+            return Err(Failure::Differs(why));
+        }
+        *tally = before;
+        tally.fragmented += 1;
+        linux.compact();
+        last = why;
+    }
+    Err(Failure::Fragmented(last))
+}
+
+fn once(ops: &[Op], linux: &mut Linux, kernel: Kernel, tally: &mut Tally) -> Result<(), String> {
     empty(linux, "before the case")?;
     let outcome = catch_unwind(AssertUnwindSafe(|| steps(ops, linux, kernel, tally)));
     let outcome = outcome.unwrap_or_else(|panic| {

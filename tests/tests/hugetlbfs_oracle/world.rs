@@ -67,6 +67,8 @@ pub(crate) enum Stepped {
 pub(crate) struct Tally {
     pub(crate) steps: u64,
     pub(crate) refused: u64,
+    /// Cases that were run again because Linux had no huge page in one piece.
+    pub(crate) fragmented: u64,
     pub(crate) differences: BTreeMap<Difference, u64>,
 }
 
