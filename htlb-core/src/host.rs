@@ -154,6 +154,13 @@ pub trait Host {
         Err(Error::NoContiguousRun)
     }
 
+    /// Whether the memory of a page that the stock just gave is known to be bad. Such a page is exchanged for another one, and
+    /// [freed](Host::free).
+    #[doc(alias = "PageHWPoison")]
+    fn is_poisoned(&self, _frame: &Frame) -> bool {
+        false
+    }
+
     /// Learns where a page is going to be, before it is filled and before anybody can see it there. Called once for each page
     /// that a slot gets.
     ///
@@ -180,7 +187,7 @@ pub trait Host {
     /// The back end's own check on a page that left its slot, after [`Host::unmap`].
     fn reclaim(&self, frame: Frame, attempt: &Attempt, charge: Charge) -> Reclaim;
 
-    /// Lets a page go to the system.
+    /// Lets a page go to the system; one with bad memory must not come back from there.
     fn free(&self, frame: Frame, attempt: &Attempt);
 
     /// Sleeps until `what` of this map may have changed; returning early is allowed.

@@ -269,14 +269,54 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Stock<M> {
     /// [`Error::NoRoom`] where an account's minimum needs the page, [`Error::FrameInvalid`] for a page that is not in use
     /// here.
     pub fn retire(&mut self, frame: &Frame, charge: Charge) -> Result<(), Error> {
-        let in_use = frame.size() == self.size() && self.pool.condition(frame.pfn()).is_none();
-        let class = self
-            .pool
-            .knows(frame.pfn())
-            .filter(|_| in_use)
-            .ok_or(Error::FrameInvalid)?;
+        let class = self.in_use(frame)?;
         self.ledger.remove(class, charge.reach, charge.account)?;
         self.pool.remove(frame).map(drop)
+    }
+
+    /// A page in use leaves the pool for good, because its memory went bad, and its user gets another one that no promise
+    /// needs, as for [`Stock::take`].
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`] where there is no other, [`Error::FrameInvalid`] for a page that is not in use here. The bad page
+    /// stays in use then.
+    #[doc(alias = "dissolve_free_hugetlb_folio")]
+    pub fn exchange(
+        &mut self,
+        bad: &Frame,
+        charge: Charge,
+        prefer: NodeMask,
+        fill: Fill,
+    ) -> Result<(Frame, Condition), Error> {
+        let class = self.in_use(bad)?;
+        let other = self
+            .ledger
+            .exchange(class, charge.reach, charge.account, prefer)?;
+        self.pool.remove(bad)?;
+        // INVARIANT: both count the same free pages, so the pool has one of this class.
+        self.pool.take(other, wanted(fill)).ok_or(Error::NoRoom)
+    }
+
+    /// A page in use becomes free, and another free one of its class comes into use for it, whoever that is promised to: the
+    /// same page where there is no other.
+    pub fn swap(&mut self, frame: Frame, fill: Fill) -> (Frame, Condition) {
+        let class = self.in_use(&frame).ok();
+        let other = class.and_then(|class| self.pool.take(class, wanted(fill)));
+        let Some((other, condition)) = other else {
+            return (frame, Condition::Dirty);
+        };
+        match self.pool.put(frame, Condition::Dirty) {
+            Ok(_) => (other, condition),
+            // INVARIANT: it was in use here, so the pool has its place.
+            Err(frame) => (frame, Condition::Dirty),
+        }
+    }
+
+    /// The class of a page of this pool that is not free.
+    fn in_use(&self, frame: &Frame) -> Result<Class, Error> {
+        let in_use = frame.size() == self.size() && self.pool.condition(frame.pfn()).is_none();
+        let class = self.pool.knows(frame.pfn()).filter(|_| in_use);
+        class.ok_or(Error::FrameInvalid)
     }
 
     /// A free page of `class` that no promise needs leaves the stock for good.

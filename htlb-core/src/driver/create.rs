@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! Making a buffer, physically contiguous if that was asked.
 
-use super::fill::{fill, Taken};
+use super::fill::{fill, sound, Taken};
 use super::punch::give_up;
 use super::{plan, shed, wake, with_stock, Commitment, Content};
 use crate::buffer::Buffer;
@@ -22,6 +22,8 @@ use crate::units::{ByteLen, HugeSize, PageCount, PageIndex};
 ///
 /// # Errors
 /// What the last rung said, with nothing kept: those of [`plan()`], [`Error::NoContiguousRun`], and those of `content`.
+/// [`Error::Poisoned`] where a page of a run is bad; where another page could stand for it, it has left the pool, and who
+/// asks again gets another run.
 pub fn create<H: Host>(
     host: &H,
     placement: &Placement,
@@ -97,15 +99,23 @@ fn place_runs<H: Host>(
                 outcome = Err(Error::NoContiguousRun);
                 break;
             };
-            let Some(frame) = frames.next() else {
-                let (_, owed) = buffer.map().abort(claim);
-                wake(host, buffer.map(), owed);
-                outcome = Err(Error::NoContiguousRun);
-                break;
+            let page = frames
+                .next()
+                .ok_or(Error::NoContiguousRun)
+                .and_then(|frame| {
+                    let page = Taken::promised(frame, condition);
+                    sound(host, buffer.placement(), &part, PageIndex::new(index), page)
+                });
+            let filled = match page {
+                Ok(page) => fill(host, buffer, &part, claim, page, content).map(drop),
+                Err(error) => {
+                    let (_, owed) = buffer.map().abort(claim);
+                    wake(host, buffer.map(), owed);
+                    Err(error)
+                }
             };
-            let page = Taken::promised(frame, condition);
-            if let Err(error) = fill(host, buffer, &part, claim, page, content) {
-                outcome = Err(error);
+            if filled.is_err() {
+                outcome = filled;
                 break;
             }
         }

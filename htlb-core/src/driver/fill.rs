@@ -12,7 +12,9 @@ use crate::host::{Blank, Contents, Host};
 use crate::ledger::Promise;
 use crate::lock::Exclusive;
 use crate::page_map::{Claim, Located, Origin, SlotClaim};
-use crate::request::Fill;
+use crate::policy::{Attempt, Placement};
+use crate::reach::NodeMask;
+use crate::request::{Contiguity, Fill};
 use crate::step::Stop;
 use crate::stock::Returned;
 use crate::units::{ByteOffset, ByteRange, PageCount, PageIndex};
@@ -73,7 +75,8 @@ enum Source {
 ///
 /// # Errors
 /// [`Error::NoRoom`], [`Error::OutOfPages`], [`Error::AccountLimit`] for a page that was not promised;
-/// [`Error::WouldDeadlock`] for a page that the caller is filling; what the host says of waiting, clearing or producing.
+/// [`Error::Poisoned`] where no other page can be had for a bad one; [`Error::WouldDeadlock`] for a page that the caller is
+/// filling; what the host says of waiting, clearing or producing.
 pub fn populate_page<H: Host>(
     host: &H,
     buffer: &Buffer<H::Slots>,
@@ -92,7 +95,9 @@ pub fn populate_page<H: Host>(
             Err(Stop::Metadata { .. }) => return Err(Error::OutOfMetadata),
         }
     };
-    let taken = match take(host, buffer, part, &claim) {
+    let taken = take(host, buffer, part, &claim)
+        .and_then(|taken| sound(host, buffer.placement(), part, index, taken));
+    let taken = match taken {
         Ok(taken) => taken,
         Err(error) => {
             let (_, owed) = map.abort(claim);
@@ -259,6 +264,66 @@ fn take<H: Host>(
             }
         }
     }
+}
+
+/// A page with good memory, for the same promise or the same charge, in place of a bad one that the stock gave.
+///
+/// Where no other is to spare, one that is promised to somebody else serves, and the bad one lies in wait for the last of those
+/// who have a promise. In a run nothing else can serve: the bad page only leaves, so that the next run is another.
+///
+/// # Errors
+/// [`Error::Poisoned`]: what was taken is restored.
+pub(super) fn sound<H: Host>(
+    host: &H,
+    placement: &Placement,
+    part: &Part,
+    index: PageIndex,
+    mut taken: Taken,
+) -> Result<Taken, Error> {
+    let Part { attempt, charge } = part;
+    let (prefer, fill) = (placement.preferred(index), placement.fill);
+    let of_run = placement.contiguity != Contiguity::Pages;
+    let mut swapped = of_run;
+    while let (Source::Promise | Source::Pool, Some(stock)) = (taken.source, host.stock(attempt)) {
+        if !host.is_poisoned(&taken.frame) {
+            break;
+        }
+        match stock.with(|stock| stock.exchange(&taken.frame, *charge, prefer, fill)) {
+            Ok((frame, condition)) => {
+                host.free(core::mem::replace(&mut taken.frame, frame), attempt);
+                taken.holds = condition.into();
+                if !of_run {
+                    continue;
+                }
+            }
+            // Somebody else may take what comes first: look again.
+            Err(Error::NoRoom) if more(host, attempt, prefer) => continue,
+            Err(_) if !swapped => {
+                swapped = true;
+                let (frame, condition) = stock.with(|stock| stock.swap(taken.frame, fill));
+                (taken.frame, taken.holds) = (frame, condition.into());
+                continue;
+            }
+            Err(_) => {}
+        }
+        restore(
+            host,
+            part,
+            index,
+            taken.frame,
+            taken.source,
+            Condition::Dirty,
+        );
+        shed(host, attempt);
+        return Err(Error::Poisoned);
+    }
+    Ok(taken)
+}
+
+/// Whether the system gave the stock a page.
+fn more<H: Host>(host: &H, attempt: &Attempt, prefer: NodeMask) -> bool {
+    let came = host.supply(attempt, prefer, PageCount::ONE);
+    came.is_ok_and(|pages| !pages.is_zero())
 }
 
 /// Undoes [`take`]. The slot is still claimed, and goes back to its origin afterwards.

@@ -169,12 +169,34 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Ledger<M> {
             }
         }
         self.uncharge(account, minimum, 1);
-        self.unuse(kind, class);
-        self.leave(class, 1);
-        if self.words.class(class, OfClass::Surplus) > 0 {
-            self.lose_surplus(class, 1);
-        }
+        self.lose(kind, class);
         Ok(())
+    }
+
+    /// Gives up one page in use, as [`Self::remove`] does, for a free one that no promise needs, and says of which class that is:
+    /// its user keeps a page, and the account its charge.
+    ///
+    /// `prefer` as for [`Self::take_promised`].
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`] where every other page is promised or in use: nothing changed. [`Error::FrameInvalid`] where `reach`
+    /// and `account` have no page in `class`.
+    #[doc(alias = "dissolve_free_hugetlb_folio")]
+    pub fn exchange(
+        &mut self,
+        class: Class,
+        reach: Reach,
+        account: AccountId,
+        prefer: NodeMask,
+    ) -> Result<Class, Error> {
+        let (kind, _, _) = self
+            .user(class, reach, account)
+            .ok_or(Error::FrameInvalid)?;
+        self.enough(1)?;
+        let other = self.pick(Region::of(reach), prefer).ok_or(Error::NoRoom)?;
+        self.use_slack(kind, other, 1);
+        self.lose(kind, class);
+        Ok(other)
     }
 
     /// The class from which a promise of `kind` is kept; it has slack for that afterwards, and `kind` one page less assigned.
@@ -229,6 +251,15 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Ledger<M> {
         self.words.class_add(class, OfClass::Free, 1);
         self.totals.free = self.totals.free.saturating_add(1);
         self.words.slack_add(class, 1);
+    }
+
+    /// Counts one page in use no longer, as surplus if its class has any.
+    fn lose(&mut self, kind: usize, class: Class) {
+        self.unuse(kind, class);
+        self.leave(class, 1);
+        if self.words.class(class, OfClass::Surplus) > 0 {
+            self.lose_surplus(class, 1);
+        }
     }
 
     /// Who has a page of `class` in use: kind, account, and the minimum that it counts against; `None` for a

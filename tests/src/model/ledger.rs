@@ -99,6 +99,7 @@ pub enum Op {
     TakeExact(Where, Where, Nth, Amount),
     Put(Nth),
     Remove(Nth),
+    Exchange(Nth, Where),
     OpenAccount(Amount, Amount, Where),
     CloseAccount(Nth),
     OpenAccountUnder(Nth, Amount, Amount, Where),

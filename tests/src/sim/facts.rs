@@ -239,6 +239,9 @@ impl SimMachine {
         for frame in &*lock(&self.donated) {
             at(frame.pfn(), frame.size(), "the donor");
         }
+        for frame in &*lock(&self.buried) {
+            at(frame.pfn(), frame.size(), "the graveyard");
+        }
         for stock in &self.stocks {
             stock.with(|stock| {
                 for (pfn, _) in memory.ours() {

@@ -240,6 +240,11 @@ impl Host for SimHost<'_> {
         refused
     }
 
+    fn is_poisoned(&self, frame: &Frame) -> bool {
+        self.nothing_held("is_poisoned");
+        lock(&self.machine.poisoned).contains(&frame.pfn())
+    }
+
     fn clear(&self, page: &Blank, from: u64) -> Result<(), Error> {
         self.nothing_held("clear");
         if self.machine.faults.hit(Call::Clear) {
@@ -277,6 +282,8 @@ impl Host for SimHost<'_> {
         self.nothing_held("free");
         if self.donated {
             lock(&self.machine.donated).push(frame);
+        } else if lock(&self.machine.poisoned).contains(&frame.pfn()) {
+            lock(&self.machine.buried).push(frame);
         } else {
             let size = frame.size();
             lock(&self.machine.memory).free(frame.into_pfn(), size);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
-//! Pages that are in no slot and not free: those that somebody outside still holds, and those that an owner keeps.
+//! Pages that are in no slot and not free: those that somebody outside still holds, those that an owner keeps, and those whose
+//! memory is bad.
 
 use htlb_core::ledger::AccountId;
 use htlb_core::magazine::Magazine;
@@ -34,6 +35,16 @@ impl SimMachine {
     pub fn let_go(&self, pfn: Pfn) {
         lock(&self.held).remove(&pfn.raw());
         self.on_host(|_| self.retry_limbo());
+    }
+
+    /// The memory of this page goes bad.
+    pub fn poison(&self, pfn: Pfn) {
+        lock(&self.poisoned).insert(pfn);
+    }
+
+    /// The pages with bad memory that serve nobody any more.
+    pub fn buried(&self) -> Vec<Pfn> {
+        lock(&self.buried).iter().map(Frame::pfn).collect()
     }
 
     pub(super) fn is_held(&self, pfn: Pfn) -> bool {

@@ -167,6 +167,7 @@ impl Machine {
             }
             Op::Put(nth) => self.put(nth),
             Op::Remove(nth) => self.remove(nth),
+            Op::Exchange(nth, prefer) => self.exchange(nth, prefer.nodes()),
             Op::OpenAccount(max, min, reach) => {
                 self.open(AccountId::ROOT, max.pages(), min.pages(), reach.reach());
             }

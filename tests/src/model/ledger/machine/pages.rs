@@ -175,4 +175,32 @@ impl Machine {
             self.world.in_use.push(page);
         }
     }
+
+    pub(super) fn exchange(&mut self, nth: Nth, prefer: NodeMask) {
+        let Some(at) = nth.of(self.world.in_use.len()) else {
+            return;
+        };
+        let bad = self.world.in_use.swap_remove(at);
+        let (reach, account) = (bad.reach, bad.account);
+        let pages = &mut self.world.pages[place(bad.class).unwrap()];
+        let before = *pages;
+        pages.nr -= 1;
+        pages.surplus = pages.surplus.saturating_sub(1);
+        // The other page takes its place in the account, so minima stay as they are.
+        let market = self.world.market_with(account, reach, 1);
+        let possible: Vec<_> = classes()
+            .filter(|c| reach.covers(*c) && market.without(*c, 1).is_some_and(|m| m.clears()))
+            .collect();
+        match self.ledger.exchange(bad.class, reach, account, prefer) {
+            Ok(class) => {
+                Self::assert_choice(class, reach, prefer, &possible);
+                self.world.in_use.push(InUse { class, ..bad });
+            }
+            Err(error) => {
+                assert_eq!((error, possible), (Error::NoRoom, vec![]));
+                self.world.pages[place(bad.class).unwrap()] = before;
+                self.world.in_use.push(bad);
+            }
+        }
+    }
 }
