@@ -181,6 +181,10 @@ impl Host for KernelHost<'_> {
         self.backing.machine().supply_run(attempt, pages, align)
     }
 
+    fn is_poisoned(&self, frame: &Frame) -> bool {
+        Page::owned(frame.pfn(), frame.size()).is_some_and(Page::is_poisoned)
+    }
+
     fn place(&self, page: &Blank) -> Result<(), Reason> {
         if self.is_interrupted() {
             return Err(Reason::Interrupted);

@@ -253,11 +253,7 @@ impl Machine {
         payer: &Arc<Payer>,
     ) -> Reclaim {
         match lock.with(|stock| stock.retire(&frame, charge)) {
-            Ok(()) => {
-                self.limbo().unpledge();
-                pr_warn!("the page at frame {:#x} has a memory error and is not used any more\n", frame.pfn().raw());
-                let _ = frame.into_pfn();
-            }
+            Ok(()) => self.let_go(frame),
             // A minimum needs it: it stays charged until that has another.
             Err(_) => self.limbo().send(frame, attempt, charge, payer),
         }

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context, Result};
+use htlb_core::HugeSize;
 use rustix::fs::sync;
 
 use super::is_debug_kernel;
@@ -104,7 +105,7 @@ impl Memory {
         let began = Instant::now();
         loop {
             let after = Self::settled()?;
-            let missing = self.missing(&after, slack);
+            let missing = self.missing(&after, slack + self.buried(&after));
             if missing.is_empty() {
                 let less = self.field("MemFree").saturating_sub(after.field("MemFree"));
                 println!("    # {less} bytes less are free than before");
@@ -120,6 +121,13 @@ impl Memory {
             shrink_caches();
             thread::sleep(Duration::from_millis(200));
         }
+    }
+
+    /// What nobody gets any more: the kernel counts the base page that went bad, and with it goes the huge page around it.
+    fn buried(&self, after: &Self) -> u64 {
+        const BAD: &str = "HardwareCorrupted";
+        let bad = after.field(BAD).saturating_sub(self.field(BAD));
+        bad / HugeSize::BASE.bytes() * HugeSize::MIB2.bytes()
     }
 
     /// Where the kernel has what is missing, as far as it says.

@@ -3,6 +3,7 @@
 
 mod low;
 mod pieces;
+mod poisoned;
 mod resizing;
 
 use std::fs;
@@ -16,6 +17,7 @@ use rustix::system::delete_module;
 
 use low::{a_narrow_mask_is_served_beyond_the_pool, low_pages_are_for_those_who_need_them};
 use pieces::{a_run_comes_from_low_memory, a_run_is_one_piece, a_run_is_refused_beyond_the_limit};
+use poisoned::{bad_memory_never_comes_back, memory_that_went_bad_while_it_was_free_is_never_used};
 use resizing::{
     it_grows_and_shrinks, it_grows_and_shrinks_on_one_node, it_never_breaks_a_promise,
     it_refuses_nonsense, others_may_not_resize, surplus_comes_and_goes,
@@ -56,6 +58,7 @@ pub(super) const GROUP: Group = Group {
             memory_is_short.within(240),
             a_held_page_keeps_the_module,
             bad_memory_never_comes_back,
+            memory_that_went_bad_while_it_was_free_is_never_used,
             parameters_that_make_no_sense_are_refused,
         ]
     },
@@ -213,38 +216,6 @@ fn a_held_page_keeps_the_module() -> Result<()> {
     );
     drop(pipe);
     super::rest::wait()
-}
-
-fn bad_memory_never_comes_back() -> Result<()> {
-    let device = Device::open()?;
-    device.allow_surplus(MIB2, ByteLen::ZERO)?;
-    let buffer = create(&device, request(2), Populate::Now)?;
-    let view = Span::shared(&buffer, 2 * HUGE)?;
-    view.stamp(3);
-    let bad = buffer.lookup(HUGE as u64)?.physical;
-    expect_in_log("emory failure")?;
-    expect_in_log("has a memory error")?;
-    expect_in_log("njecting memory failure")?;
-    if let Err(error) = view.advise(HUGE + 4096, 4096, libc::MADV_HWPOISON) {
-        if error.raw_os_error() == Some(libc::EINVAL) {
-            return skip("this kernel has no memory failures");
-        }
-        println!("    # MADV_HWPOISON: {error}");
-    }
-    drop(view);
-    drop(buffer);
-    super::rest::wait()?;
-    let left = size(&device, None)?;
-    ensure!(left == LOADED - 1, "{left} pages are left");
-    let all = create(&device, request(left), Populate::Now)?;
-    ensure!(
-        !places(&all, left)?.contains(&(bad & !(HUGE as u64 - 1))),
-        "it was given out again"
-    );
-    drop(all);
-    ensure!(resize(&device, None, LOADED)? == LOADED);
-    device.allow_surplus(MIB2, ByteLen::new(bytes(SURPLUS)))?;
-    Ok(())
 }
 
 fn parameters_that_make_no_sense_are_refused() -> Result<()> {
