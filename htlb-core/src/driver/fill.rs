@@ -268,8 +268,8 @@ fn take<H: Host>(
 
 /// A page with good memory, for the same promise or the same charge, in place of a bad one that the stock gave.
 ///
-/// Where no other is to spare, one that is promised to somebody else serves, and the bad one lies in wait for the last of those
-/// who have a promise. In a run nothing else can serve: the bad page only leaves, so that the next run is another.
+/// Where no other is to spare, one that is promised to somebody else serves who has a promise too, and the bad one waits for the
+/// last of them. In a run nothing else can serve: the bad page only leaves, so that the next run is another.
 ///
 /// # Errors
 /// [`Error::Poisoned`]: what was taken is restored.
@@ -283,7 +283,7 @@ pub(super) fn sound<H: Host>(
     let Part { attempt, charge } = part;
     let (prefer, fill) = (placement.preferred(index), placement.fill);
     let of_run = placement.contiguity != Contiguity::Pages;
-    let mut swapped = of_run;
+    let mut may_swap = taken.source == Source::Promise && !of_run;
     while let (Source::Promise | Source::Pool, Some(stock)) = (taken.source, host.stock(attempt)) {
         if !host.is_poisoned(&taken.frame) {
             break;
@@ -298,8 +298,8 @@ pub(super) fn sound<H: Host>(
             }
             // Somebody else may take what comes first: look again.
             Err(Error::NoRoom) if more(host, attempt, prefer) => continue,
-            Err(_) if !swapped => {
-                swapped = true;
+            Err(_) if may_swap => {
+                may_swap = false;
                 let (frame, condition) = stock.with(|stock| stock.swap(taken.frame, fill));
                 (taken.frame, taken.holds) = (frame, condition.into());
                 continue;
@@ -314,7 +314,6 @@ pub(super) fn sound<H: Host>(
             taken.source,
             Condition::Dirty,
         );
-        shed(host, attempt);
         return Err(Error::Poisoned);
     }
     Ok(taken)
