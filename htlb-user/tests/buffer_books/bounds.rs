@@ -2,6 +2,7 @@
 //! Ranges and sizes at which a buffer ends: each that makes no sense is an error of its own.
 
 use htlb_core::Error as Cause;
+use htlb_tests::host::PoolLease;
 use htlb_user::buffer::Populate;
 use htlb_user::pools::Pools;
 
@@ -55,6 +56,8 @@ fn ranges_and_sizes_that_make_no_sense() {
 
 #[test]
 fn sizes_beyond_any_memory_are_errors() {
+    // What is asked for takes all of the system's pool for a moment.
+    let _lease = PoolLease::take();
     let pools = Pools::new().unwrap();
     for bytes in [u64::MAX, 1 << 63, 1 << 62, 1 << 55, 1 << 46, 1 << 42] {
         for populate in [Populate::Now, Populate::Later] {

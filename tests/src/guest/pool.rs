@@ -25,7 +25,7 @@ use resizing::{
 };
 
 use super::span::{in_child, Span, HUGE};
-use super::{cases, expect_in_log, skip, Group, Module};
+use super::{cases, expect_in_log, Group, Module};
 
 /// Pages that the module gets when it is loaded; [`LOW`] of them below 2^28.
 const LOADED: u64 = 12;
