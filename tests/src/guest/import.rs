@@ -1,21 +1,33 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only
 //! Imports: a hugetlb memfd and a buffer that share their pages, and what the one may do to the other.
 
-use std::fs::{self, File};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+mod buffer;
+mod donor;
+mod refused;
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{ensure, Context, Result};
-use htlb_core::uapi::{Import, Info, Record};
+use htlb_core::uapi::Info;
 use htlb_core::HugeSize;
-use htlb_user::device::{ioctl_bytes, Device, DeviceBuffer, DeviceError, Export};
-use rustix::fs::{
-    fallocate, fcntl_add_seals, ftruncate, memfd_create, FallocateFlags, MemfdFlags, SealFlags,
-};
-use rustix::io::Errno;
+use htlb_user::device::{Device, DeviceBuffer, DeviceError};
+use rustix::fs::{ftruncate, memfd_create, MemfdFlags};
 
-use super::span::{faults, in_child, HugetlbPool, Span, HUGE};
+use buffer::{
+    a_mapping_is_cut_and_inherited, an_import_is_exported, pages_cannot_be_given_back_one_by_one,
+    private_copies_and_pins_are_refused, two_imports_share_a_file,
+};
+use donor::{
+    the_donor_cannot_forbid_writing_meanwhile, the_donor_goes, the_donor_punches_the_file,
+    the_donor_shrinks_the_file,
+};
+use refused::{
+    hugetlb_without_pages_is_an_error_that_changes_nothing, what_cannot_be_imported_is_refused,
+};
+
+use super::span::{faults, HugetlbPool, Span, HUGE};
 use super::{cases, skip, Group, Module};
-use crate::kmod::importer::{Direction, Importer, View};
 
 pub(super) const GROUP: Group = Group {
     name: "import",
@@ -180,287 +192,6 @@ fn a_part_of_a_file_can_be_imported() -> Result<()> {
         );
     }
     Ok(())
-}
-
-fn what_cannot_be_imported_is_refused() -> Result<()> {
-    let (pool, file) = donor()?;
-    let device = Device::open()?;
-    let len = LEN as u64;
-    let huge = HUGE as u64;
-    let import = |fd: &OwnedFd, offset, len| number(device.import(fd.as_fd(), offset, len));
-
-    for (offset, part) in [(0, huge - 4096), (4096, huge), (0, 4096), (huge / 2, huge)] {
-        ensure!(
-            import(&file, offset, part) == libc::EINVAL,
-            "{part} bytes from {offset}"
-        );
-    }
-    ensure!(import(&file, 0, 0) == libc::EINVAL);
-    ensure!(import(&file, 0, len + huge) == libc::ENXIO);
-    ensure!(import(&file, len, huge) == libc::ENXIO);
-    ensure!(import(&file, 1 << 62, huge) == libc::ENXIO);
-    ensure!(import(&file, u64::MAX - huge + 1, huge) == libc::EOVERFLOW);
-
-    let small = memfd_create("small", MemfdFlags::CLOEXEC)?;
-    ftruncate(&small, len)?;
-    ensure!(import(&small, 0, len) == libc::EOPNOTSUPP, "base pages");
-    ensure!(import(&OwnedFd::from(File::open("/dev/null")?), 0, len) == libc::EOPNOTSUPP);
-    let own = OwnedFd::from(import_all(&device, &file)?);
-    ensure!(
-        import(&own, 0, len) == libc::EOPNOTSUPP,
-        "a buffer of our own"
-    );
-    drop(own);
-
-    let by_name = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let read_only = OwnedFd::from(File::open(&by_name)?);
-    ensure!(
-        import(&read_only, 0, len) == libc::EACCES,
-        "a file that may only be read"
-    );
-    let sealed = memfd(len, MemfdFlags::HUGE_2MB)?;
-    fcntl_add_seals(&sealed, SealFlags::WRITE)?;
-    ensure!(
-        import(&sealed, 0, len) == libc::EPERM,
-        "a file that is sealed"
-    );
-
-    // What the library would not say.
-    let device_fd = File::options().read(true).write(true).open("/dev/htlb")?;
-    let raw = |record: Import| {
-        let mut bytes = vec![0; Import::SIZE as usize];
-        record.encode(&mut bytes);
-        ioctl_bytes(device_fd.as_fd(), Import::IOCTL, &mut bytes)
-            .expect_err("it is refused")
-            .raw_os_error()
-    };
-    let good = Import {
-        size: Import::SIZE,
-        len,
-        memfd: file.as_raw_fd(),
-        ..Import::default()
-    };
-    ensure!(raw(Import { memfd: -1, ..good }) == Some(libc::EBADF));
-    ensure!(raw(Import { memfd: 999, ..good }) == Some(libc::EBADF));
-    ensure!(raw(Import { flags: 1, ..good }) == Some(libc::EINVAL));
-    ensure!(
-        raw(Import {
-            reserved: 1,
-            ..good
-        }) == Some(libc::EINVAL)
-    );
-
-    ensure!(donated(&device)? == 0, "{} bytes stayed", donated(&device)?);
-    drop((file, read_only, sealed));
-    ensure!(pool.free()? == 2 * PAGES, "{} are free", pool.free()?);
-    Ok(())
-}
-
-fn hugetlb_without_pages_is_an_error_that_changes_nothing() -> Result<()> {
-    let pool = HugetlbPool::of(HugeSize::MIB2, PAGES / 2)?;
-    let file = memfd(LEN as u64, MemfdFlags::HUGE_2MB)?;
-    let device = Device::open()?;
-    ensure!(number(import_all(&device, &file)) == libc::ENOMEM);
-    ensure!(donated(&device)? == 0);
-    drop(file);
-    ensure!(pool.free()? == PAGES / 2, "{} are free", pool.free()?);
-    Ok(())
-}
-
-fn the_donor_shrinks_the_file() -> Result<()> {
-    let (pool, file) = donor()?;
-    Span::shared(&file, LEN)?.stamp(5);
-    let buffer = import_all(&Device::open()?, &file)?;
-    let view = Span::shared(&buffer, LEN)?;
-    view.write(0, 5);
-    ftruncate(&file, HUGE as u64)?;
-    ensure!(view.has_stamp(5, LEN), "the buffer lost what it held");
-    ensure!(
-        pool.free()? == PAGES,
-        "pages that the buffer has are not free"
-    );
-    // A page that is touched for the first time after the donor lost it.
-    let second = Span::shared(&buffer, LEN)?;
-    ensure!(second.has_stamp(5, LEN));
-    ftruncate(&file, LEN as u64)?;
-    let donor = Span::shared(&file, LEN)?;
-    ensure!(donor.word(HUGE) == 0, "a new page of the donor's is zero");
-    donor.write(HUGE, 6);
-    ensure!(
-        view.has_stamp(5, LEN),
-        "the donor's new page is not the buffer's"
-    );
-    drop((donor, view, second, buffer));
-    ensure!(pool.free()? == 2 * PAGES - 2, "{} are free", pool.free()?);
-    drop(file);
-    ensure!(pool.free()? == 2 * PAGES, "{} are free", pool.free()?);
-    Ok(())
-}
-
-fn the_donor_punches_the_file() -> Result<()> {
-    let (pool, file) = donor()?;
-    let donor = Span::shared(&file, LEN)?;
-    donor.stamp(7);
-    let buffer = import_all(&Device::open()?, &file)?;
-    let view = Span::shared(&buffer, LEN)?;
-    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    fallocate(&file, hole, HUGE as u64, HUGE as u64)?;
-    ensure!(view.has_stamp(7, LEN), "the buffer lost what it held");
-    ensure!(donor.word(HUGE) == 0, "the donor has a new page there");
-    donor.write(HUGE + 8, 8);
-    view.write(HUGE + 16, 9);
-    ensure!(
-        view.word(HUGE + 8) == 0 && donor.word(HUGE + 16) == 0,
-        "they share it still"
-    );
-    donor.write(8, 10);
-    ensure!(view.word(8) == 10, "the other pages are shared");
-    drop((donor, view, buffer, file));
-    ensure!(pool.free()? == 2 * PAGES, "{} are free", pool.free()?);
-    Ok(())
-}
-
-fn the_donor_cannot_forbid_writing_meanwhile() -> Result<()> {
-    let (pool, file) = donor()?;
-    let buffer = import_all(&Device::open()?, &file)?;
-    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW)?;
-    ensure!(
-        fcntl_add_seals(&file, SealFlags::WRITE) == Err(Errno::BUSY),
-        "the buffer can be written to"
-    );
-    let view = Span::shared(&buffer, LEN)?;
-    view.stamp(11);
-    drop((view, buffer));
-    fcntl_add_seals(&file, SealFlags::WRITE).context("after the buffer's end")?;
-    drop(file);
-    ensure!(pool.free()? == 2 * PAGES);
-    Ok(())
-}
-
-fn the_donor_goes() -> Result<()> {
-    let (pool, file) = donor()?;
-    Span::shared(&file, LEN)?.stamp(12);
-    let device = Device::open()?;
-    let buffer = import_all(&device, &file)?;
-    drop((file, device));
-    let view = Span::shared(&buffer, LEN)?;
-    drop(buffer);
-    ensure!(view.has_stamp(12, LEN));
-    ensure!(pool.free()? == PAGES);
-    drop(view);
-    ensure!(pool.free()? == 2 * PAGES, "{} are free", pool.free()?);
-    Ok(())
-}
-
-fn pages_cannot_be_given_back_one_by_one() -> Result<()> {
-    let (_pool, file) = donor()?;
-    let buffer = import_all(&Device::open()?, &file)?;
-    let view = Span::shared(&buffer, LEN)?;
-    view.stamp(13);
-    let huge = HUGE as u64;
-    ensure!(number(buffer.punch(0, huge)) == libc::EPERM);
-    ensure!(number(buffer.truncate(huge)) == libc::EPERM);
-    ensure!(number(buffer.truncate(LEN as u64 + huge)) == libc::EFBIG);
-    ensure!(buffer.populate(0, LEN as u64)? == 0, "all of it is there");
-    ensure!(
-        buffer.reserve(0, LEN as u64)? == 0,
-        "nothing is left to promise"
-    );
-    buffer.seal()?;
-    buffer.unseal()?;
-    ensure!(buffer.size()? == LEN as u64 && view.has_stamp(13, LEN));
-    Ok(())
-}
-
-fn private_copies_and_pins_are_refused() -> Result<()> {
-    let (_pool, file) = donor()?;
-    let buffer = import_all(&Device::open()?, &file)?;
-    let refused = Span::private(&buffer, LEN).expect_err("they are frames");
-    ensure!(refused.raw_os_error() == Some(libc::EINVAL), "{refused}");
-    let view = Span::shared(&buffer, LEN)?;
-    view.write(0, 14);
-    let refused = view.hold().expect_err("they are frames");
-    ensure!(refused.raw_os_error() == Some(libc::EFAULT), "{refused}");
-    // The donor's own mapping has what the buffer's lacks.
-    let donor = Span::shared(&file, LEN)?;
-    ensure!(donor.word(0) == 14);
-    drop(donor.hold()?);
-    Ok(())
-}
-
-fn two_imports_share_a_file() -> Result<()> {
-    let (pool, file) = donor()?;
-    let device = Device::open()?;
-    let (first, second) = (import_all(&device, &file)?, import_all(&device, &file)?);
-    ensure!(
-        donated(&device)? == 2 * LEN as u64,
-        "each counts what it holds"
-    );
-    let (one, two) = (Span::shared(&first, LEN)?, Span::shared(&second, LEN)?);
-    one.stamp(15);
-    ensure!(two.has_stamp(15, LEN));
-    drop((one, first));
-    ensure!(two.has_stamp(15, LEN) && donated(&device)? == LEN as u64);
-    drop(file);
-    ensure!(two.has_stamp(15, LEN) && pool.free()? == PAGES);
-    drop((two, second));
-    ensure!(pool.free()? == 2 * PAGES && donated(&device)? == 0);
-    Ok(())
-}
-
-fn a_mapping_is_cut_and_inherited() -> Result<()> {
-    let (_pool, file) = donor()?;
-    let buffer = import_all(&Device::open()?, &file)?;
-    let view = Span::shared(&buffer, LEN)?;
-    view.stamp(16);
-    // Half of the last page goes: what is left of it is mapped by smaller entries.
-    view.unmap(LEN - HUGE / 2, HUGE / 2)?;
-    ensure!(
-        view.has_stamp(16, LEN - HUGE / 2),
-        "what is left of a cut page"
-    );
-    let seen = in_child(|| {
-        view.write(8, 17);
-        view.has_stamp(16, LEN - HUGE / 2)
-    })?;
-    ensure!(seen && view.word(8) == 17, "a child has the same pages");
-    let refused = view
-        .advise(0, LEN - HUGE, libc::MADV_DONTNEED)
-        .expect_err("they are frames");
-    ensure!(refused.raw_os_error() == Some(libc::EINVAL), "{refused}");
-    ensure!(view.word(8) == 17 && view.word(0) == 16);
-    Ok(())
-}
-
-fn an_import_is_exported() -> Result<()> {
-    let (pool, file) = donor()?;
-    Span::shared(&file, LEN)?.stamp(18);
-    let buffer = import_all(&Device::open()?, &file)?;
-    let dma_buf = buffer.export(0, 0, Export::Writable)?;
-    drop((buffer, file));
-    let importer = Importer::open()?;
-    let attachment = importer.attach(dma_buf.as_fd())?;
-    let table = importer.map(&attachment, Direction::Bidirectional)?;
-    ensure!(table.bytes == LEN as u64, "{table:?}");
-    importer.select(&attachment, View::Device)?;
-    let mut word = [0; 8];
-    for at in (0..LEN as u64).step_by(HUGE / 4) {
-        ensure!(importer.read_at(&mut word, at)? == 8);
-        ensure!(u64::from_ne_bytes(word) == 18 ^ at, "byte {at}");
-    }
-    importer.unmap(&attachment)?;
-    importer.detach(attachment)?;
-    let view = Span::shared(&dma_buf, LEN)?;
-    ensure!(view.has_stamp(18, LEN), "by way of the dma-buf");
-    drop((view, dma_buf));
-    // The last reference to a dma-buf is dropped a moment after its descriptor.
-    for _ in 0..50 {
-        if pool.free()? == 2 * PAGES {
-            return Ok(());
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    anyhow::bail!("{} are free", pool.free()?)
 }
 
 fn a_gibibyte_page_is_imported() -> Result<()> {
