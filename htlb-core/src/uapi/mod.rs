@@ -8,11 +8,11 @@
 
 mod record;
 mod request;
+mod rung;
 
 pub use record::Record;
 
 use crate::error::Error;
-use crate::policy::Rung;
 use record::record;
 
 /// The version of this interface, as `STATS` reports it.
@@ -165,40 +165,6 @@ impl Info {
     pub const RUNG_BASE: u8 = 3;
     /// Pages that user space donated.
     pub const RUNG_DONATED: u8 = 4;
-
-    /// The number by which [`Info::rungs`] names a rung; 0 for one that no buffer of the module has.
-    #[must_use]
-    pub const fn rung_number(rung: Rung) -> u8 {
-        match rung {
-            Rung::Pool => Self::RUNG_POOL,
-            Rung::System => Self::RUNG_SYSTEM,
-            Rung::Base => Self::RUNG_BASE,
-            Rung::Transparent => 0,
-        }
-    }
-
-    /// The rung that served the extent, or `None` past the last extent and for donated pages, which no rung gave.
-    #[must_use]
-    pub const fn rung(&self, extent: usize) -> Option<Rung> {
-        if extent >= EXTENTS {
-            return None;
-        }
-        match self.rungs.to_le_bytes() {
-            [first, second, third, ..] => {
-                let number = match extent {
-                    0 => first,
-                    1 => second,
-                    _ => third,
-                };
-                match number {
-                    Self::RUNG_POOL => Some(Rung::Pool),
-                    Self::RUNG_SYSTEM => Some(Rung::System),
-                    Self::RUNG_BASE => Some(Rung::Base),
-                    _ => None,
-                }
-            }
-        }
-    }
 }
 
 record! {
@@ -370,103 +336,4 @@ bitflags::bitflags! {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn number<R: Record>() -> u32 {
-        R::IOCTL
-    }
-
-    #[test]
-    fn a_rung_keeps_its_number() {
-        let rungs = [Rung::Pool, Rung::System, Rung::Base];
-        let numbers = rungs.map(Info::rung_number);
-        let info = Info {
-            rungs: u64::from_le_bytes([numbers[0], numbers[1], numbers[2], 0, 0, 0, 0, 0]),
-            ..Info::default()
-        };
-        for (extent, rung) in rungs.into_iter().enumerate() {
-            assert_eq!(info.rung(extent), Some(rung));
-        }
-        assert_eq!(info.rung(EXTENTS), None);
-        assert_eq!(Info::rung_number(Rung::Transparent), 0);
-        let donated = Info {
-            rungs: u64::from(Info::RUNG_DONATED),
-            ..Info::default()
-        };
-        assert_eq!(donated.rung(0), None);
-    }
-
-    #[test]
-    fn numbers_are_distinct_and_carry_direction_type_and_size() {
-        let numbers = [
-            number::<Create>(),
-            number::<Populate>(),
-            number::<Reserve>(),
-            number::<Punch>(),
-            number::<Truncate>(),
-            number::<Limit>(),
-            number::<Seal>(),
-            number::<Info>(),
-            number::<Lookup>(),
-            number::<Export>(),
-            number::<Stats>(),
-            number::<Resize>(),
-            number::<Import>(),
-        ];
-        for (i, a) in numbers.iter().enumerate() {
-            assert_eq!(a >> 30, 3, "read and write");
-            assert_eq!((a >> 8) as u8, MAGIC);
-            assert!(numbers[..i].iter().all(|b| a != b));
-        }
-        assert_eq!(number::<Punch>(), 0xC028_BC68);
-    }
-
-    #[test]
-    fn records_grow_at_the_end_and_refuse_what_they_do_not_know() {
-        let punch = Punch {
-            size: Punch::SIZE,
-            flags: 0,
-            offset: 1 << 40,
-            len: 5,
-            removed: 0,
-            unpromised: 0,
-        };
-        let mut bytes = [0u8; 48];
-        assert_eq!(punch.encode(&mut bytes), 40);
-        assert_eq!(Punch::decode(&bytes[..40]), Ok(punch));
-
-        bytes[0] = 48;
-        assert_eq!(
-            Punch::decode(&bytes).map(|p| (p.offset, p.len)),
-            Ok((1 << 40, 5)),
-            "a zero tail is a newer caller"
-        );
-        bytes[47] = 1;
-        assert_eq!(Punch::decode(&bytes), Err(Error::RecordSize));
-        bytes[0] = 40;
-        assert_eq!(
-            Punch::decode(&bytes),
-            Err(Error::RecordSize),
-            "the size field must be the length"
-        );
-        assert_eq!(
-            Punch::decode(&bytes[..39]),
-            Err(Error::RecordSize),
-            "shorter than the first version"
-        );
-        assert_eq!(Punch::decode(&[]), Err(Error::RecordSize));
-    }
-
-    #[test]
-    fn a_short_buffer_gets_the_head_of_the_answer() {
-        let info = Info {
-            bytes: 7,
-            rungs: 9,
-            ..Info::default()
-        };
-        let mut head = [0u8; 16];
-        assert_eq!(info.encode(&mut head), 16);
-        assert_eq!(head[8], 7);
-    }
-}
+mod tests;
