@@ -292,8 +292,9 @@ impl<M: AsRef<[u64]> + AsMut<[u64]>> Stock<M> {
         let other = self
             .ledger
             .exchange(class, charge.reach, charge.account, prefer)?;
+        // INVARIANT: it is in use here, so the pool can forget it; both count the same free pages, so the pool has one of this
+        // class.
         self.pool.remove(bad)?;
-        // INVARIANT: both count the same free pages, so the pool has one of this class.
         self.pool.take(other, wanted(fill)).ok_or(Error::NoRoom)
     }
 
